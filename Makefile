@@ -1,0 +1,22 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each does its own set-up in .venv.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+.venv/ready: pyproject.toml requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --editable '.[train,plot,test]'
+	touch $@
+
+demo: .venv/ready
+	$(BIN)/likeness demo --out demo.png
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	cd tests && ../$(BIN)/pytest
+
+clean:
+	rm -rf .venv build *.egg-info demo.png

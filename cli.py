@@ -1,0 +1,67 @@
+"""The `likeness` command: each subcommand is a typed configuration and the function that takes it."""
+
+from __future__ import annotations
+
+import sys
+
+
+def demo(argv: list[str]) -> None:
+    """Text to image on the embedded model: a contact sheet and a table."""
+    import tyro
+
+    from .core.demo import sheet
+
+    config = tyro.cli(sheet.Config, args=argv, prog="likeness demo")
+    print(sheet.table(sheet.draw(config)))
+    print(f"wrote {config.out}")
+
+
+def train_demo_model(argv: list[str]) -> None:
+    """Train the embedded base model from scratch, or on from one."""
+    import tyro
+
+    from .training import demo_model
+
+    config = tyro.cli(demo_model.Config, args=argv, prog="likeness train demo-model")
+    print(f"wrote {demo_model.train(config, _watch())}")
+
+
+def _watch():
+    """A progress bar a stage; Ctrl-C checkpoints and stops."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def watch(stage, progress) -> None:
+        bar = bars.setdefault(stage, tqdm(desc=stage, total=progress.steps, initial=progress.step - 1, smoothing=0.05))
+        bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
+        bar.update(progress.step - bar.n)
+
+    return watch
+
+
+COMMANDS = {("demo",): demo, ("train", "demo-model"): train_demo_model}
+
+
+def usage() -> str:
+    lines = [f"  likeness {' '.join(path):<18} {command.__doc__}" for path, command in COMMANDS.items()]
+    return "usage: likeness COMMAND [options]\n\n" + "\n".join(lines) + "\n\nlikeness COMMAND --help lists a command's options"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command; a mistake of the user's ends in one sentence, not in a traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for path, command in COMMANDS.items():
+        if tuple(argv[: len(path)]) == path:
+            try:
+                return command(argv[len(path) :])
+            except KeyboardInterrupt:
+                raise SystemExit("stopped; what was learned is in the checkpoint") from None
+            except (ValueError, FileNotFoundError) as e:
+                raise SystemExit(f"likeness: {e}") from None
+            except ModuleNotFoundError as e:
+                raise SystemExit(f"likeness: this needs the package {e.name}: pip install {e.name}") from None
+    if argv and argv[0] not in ("-h", "--help"):
+        print(f"likeness: no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
+    print(usage(), file=sys.stderr if argv else sys.stdout)
+    raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else 2)

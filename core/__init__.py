@@ -1,0 +1,1 @@
+"""The methods. Knows neither ComfyUI nor the trainers."""

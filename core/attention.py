@@ -1,0 +1,137 @@
+"""How a method takes part in a U-Net's attention, whichever program runs the U-Net.
+
+A runtime (`core.diffusers`, `nodes.denoiser`) tells a method's `AttentionControl` about every attention layer as a
+`Site`, and about every row of the batch as `Rows`. The control sees the projected q, k, v and answers with the attention
+output, before the layer's output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention layer of a U-Net.
+
+    Args:
+        name: the same in every runtime, `part.level.index.block.kind`, as in "down.1.0.0.cross".
+        part: "down", "mid" or "up".
+        level: resolution level; 0 is the latent's own resolution, each further level halves it.
+        kind: "cross" (text) or "self".
+        order: position in the order of execution, from 0.
+        heads: number of heads.
+        width: channels of q, of v and of the output; heads times the width of one head.
+        context: channels that k and v are projected from (the text's width at a cross-attention site).
+    """
+
+    name: str
+    part: str
+    level: int
+    kind: str
+    order: int
+    heads: int
+    width: int
+    context: int
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, N, width) -> (B, heads, N, width / heads)."""
+        return rearrange(x, "b n (h d) -> b h n d", h=self.heads)
+
+    def merge(self, x: Tensor) -> Tensor:
+        """(B, heads, N, width / heads) -> (B, N, width)."""
+        return rearrange(x, "b h n d -> b n (h d)")
+
+    def scores(self, q: Tensor, k: Tensor) -> Tensor:
+        """Scaled logits of every query and key, (B, heads, N, L)."""
+        q, k = self.split(q), self.split(k)
+        return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+
+    def columns(self, q: Tensor, k: Tensor, where: Tensor) -> Tensor:
+        """How much of each pixel's attention goes to the tokens in `where`, without keeping the full maps.
+
+        Args:
+            q, k: projected, (B, N, width) and (B, L, width).
+            where: bool, (B, L).
+
+        Returns:
+            Sum of the chosen columns of the softmax map, (B, heads, N, 1).
+        """
+        scores = self.scores(q, k)
+        chosen = scores.masked_fill(~where[:, None, None, :], float("-inf"))
+        return (chosen.logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)).exp()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is known about each of the R rows of the batch that a network call carries.
+
+    Args:
+        conditional: bool, (R,): drawn with the prompt (True) or with the null text (False).
+        stream: long, (R,): which of a method's parallel streams; 0 everywhere unless the method runs several.
+        timestep: float, (R,): the model's own time label.
+        words: bool, (R, W, L): where each of the method's W words stands among the row's L text tokens.
+        names: the W words, in order.
+    """
+
+    conditional: Tensor
+    stream: Tensor
+    timestep: Tensor
+    words: Tensor
+    names: tuple[str, ...] = ()
+
+    def where(self, word: str, tokens: int) -> Tensor:
+        """bool, (R, tokens): the word's positions; nowhere if this word is not followed or not in the prompt.
+
+        Runtimes repeat a short text until it is as long as the longest in the batch; positions repeat with it.
+        """
+        if word not in self.names or not self.words.shape[-1]:
+            return torch.zeros(len(self.conditional), tokens, dtype=torch.bool, device=self.conditional.device)
+        marks = self.words[:, self.names.index(word)]
+        return marks.repeat(1, -(-tokens // marks.shape[-1]))[:, :tokens]
+
+
+@runtime_checkable
+class AttentionControl(Protocol):
+    """A method's part in attention."""
+
+    def wants(self, site: Site) -> bool:
+        """Whether to be called at this site; elsewhere the runtime's own attention runs untouched."""
+
+    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Attend) -> Tensor:
+        """Attention output, (R, N, width), before the output projection.
+
+        Args:
+            q: (R, N, width).
+            k, v: (R, L, width).
+            attend: the runtime's own attention `(q, k, v) -> (R, N, width)`, with whatever was patched in before.
+        """
+
+
+@dataclass
+class MuteWord:
+    """Zeroes a word's column of every cross-attention map, without renormalising: the word is no longer drawn.
+
+    Only rows that follow the word are touched, so a prompt without it is drawn exactly as before.
+    """
+
+    word: str
+    sites: Callable[[Site], bool] = field(default=lambda site: True)
+
+    def wants(self, site: Site) -> bool:
+        return site.kind == "cross" and self.sites(site)
+
+    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Attend) -> Tensor:
+        where = rows.where(self.word, k.shape[1])
+        if not bool(where.any()):
+            return attend(q, k, v)
+        # M V with the word's columns zero is the map applied to values that are zero at the word
+        return attend(q, k, v.masked_fill(where[..., None], 0))

@@ -1,0 +1,80 @@
+"""The one protocol by which a method sees a model.
+
+Conditioning stays opaque: pooled vectors, ControlNet, inpainting channels and areas pass through untouched; a method
+reads and replaces the text tokens alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
+
+from .attention import AttentionControl, Site
+from .diffusion import Schedule, guide
+from .skips import Skip, SkipControl
+
+C = TypeVar("C", bound="Conditioning")
+
+
+class Conditioning(Protocol):
+    """A prompt as the model takes it."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """Text tokens, (1 or B, L, width)."""
+
+    def with_tokens(self: C, tokens: Tensor) -> C:
+        """The same conditioning with other text tokens; everything else is kept."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a method puts into a network call.
+
+    Args:
+        attention: taken part in at every attention site it wants.
+        skips: shown every skip it wants.
+        streams: the latents' batch holds this many equal parts, one after the other: rows of the first stream first.
+        words: the words whose positions the controls ask for.
+    """
+
+    attention: AttentionControl | None = None
+    skips: SkipControl | None = None
+    streams: int = 1
+    words: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A frozen text-conditioned U-Net in any runtime."""
+
+    schedule: Schedule
+    sites: tuple[Site, ...]
+    skips: tuple[Skip, ...]
+
+    def __call__(self, z: Tensor, t: int, *conditions: Conditioning, hooks: Hooks | None = None) -> tuple[Tensor, ...]:
+        """Raw network outputs at z_t, one for each conditioning, each (B, C, H, W).
+
+        Args:
+            z: latents at time t, variance-preserving scale, (B, C, H, W).
+            t: timestep.
+            conditions: evaluated in one batch where memory allows.
+            hooks: a method's part; None runs the model untouched.
+        """
+
+
+def guided(denoiser: Denoiser, positive: Conditioning, negative: Conditioning, weight: float, hooks: Hooks | None = None):
+    """`predict(z, t)` for `diffusion.sample` and `diffusion.invert`, with classifier-free guidance.
+
+    At weight 1 the negative prompt is not evaluated.
+    """
+
+    def predict(z: Tensor, t: int) -> Tensor:
+        if weight == 1:
+            return denoiser(z, t, positive, hooks=hooks)[0]
+        uncond, cond = denoiser(z, t, negative, positive, hooks=hooks)
+        return guide(cond, uncond, weight)
+
+    return predict

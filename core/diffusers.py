@@ -1,0 +1,237 @@
+"""The headless runtime: a `Denoiser` over diffusers' `UNet2DConditionModel`, for SD1.x, SD2.x and SDXL layouts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .attention import Rows, Site
+from .denoiser import Hooks
+from .diffusion import Schedule
+from .skips import Skip
+
+
+@dataclass(frozen=True)
+class Text:
+    """A prompt for a diffusers U-Net.
+
+    Args:
+        tokens: (1 or B, L, width).
+        words: word -> bool (L,), where it stands in the prompt.
+        conditional: False for the null text.
+        extra: further keyword arguments of the U-Net's forward, opaque to every method (`added_cond_kwargs`,
+            `down_block_additional_residuals`, ...); tensors in it have 1 or B rows.
+        channels: further input channels (inpainting mask and masked latent), (1 or B, C, H, W).
+    """
+
+    tokens: Tensor
+    words: Mapping[str, Tensor] = field(default_factory=dict)
+    conditional: bool = True
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    channels: Tensor | None = None
+
+    def with_tokens(self, tokens: Tensor) -> Text:
+        return replace(self, tokens=tokens)
+
+
+class DiffusersDenoiser:
+    """`core.denoiser.Denoiser` over a diffusers U-Net.
+
+    Hooks are put in for the time of a call and taken out again, whatever happens; adapters inside the layers (LoRA) stay
+    in force.
+
+    Args:
+        unet: a `UNet2DConditionModel`.
+        schedule: the checkpoint's noise schedule.
+    """
+
+    def __init__(self, unet: Any, schedule: Schedule):
+        self.unet, self.schedule = unet, schedule
+        self._modules = dict(_attention_modules(unet))
+        self.sites = tuple(self._modules)
+        self.skips = _skips(unet)
+
+    def __call__(self, z: Tensor, t: int, *conditions: Text, hooks: Hooks | None = None) -> tuple[Tensor, ...]:
+        hooks = hooks or Hooks()
+        batch, count = len(z), len(conditions)
+        inputs = torch.cat([_with_channels(z, c.channels) for c in conditions])
+        length = math.lcm(*(c.tokens.shape[1] for c in conditions))
+        tokens = torch.cat([_rows(c.tokens.repeat(1, length // c.tokens.shape[1], 1), batch) for c in conditions])
+        extra = _merge([c.extra for c in conditions], batch)
+        rows = _describe(conditions, batch, hooks, t, z.device)
+        # float time: the label is cast to the latents' type by diffusers itself
+        with _attention(self._modules, hooks, rows), _skip_residuals(self.unet, self.skips, hooks, rows):
+            output = self.unet(inputs, t, encoder_hidden_states=tokens.to(inputs.dtype), return_dict=False, **extra)[0]
+        return output.chunk(count)
+
+
+def _rows(x: Tensor, batch: int) -> Tensor:
+    if len(x) not in (1, batch):
+        raise ValueError(f"a conditioning has {len(x)} rows for a batch of {batch} latents; give it 1 or {batch}")
+    return x.expand(batch, *x.shape[1:])
+
+
+def _with_channels(z: Tensor, channels: Tensor | None) -> Tensor:
+    return z if channels is None else torch.cat([z, _rows(channels.to(z), len(z))], dim=1)
+
+
+def _merge(values: list[Any], batch: int) -> Any:
+    """Opaque keyword arguments of several conditionings, stacked row-wise wherever they hold tensors."""
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat([_rows(v, batch) for v in values])
+    if isinstance(first, Mapping):
+        if any(v.keys() != first.keys() for v in values):
+            raise ValueError("conditionings in one call must carry the same extra arguments: " + " / ".join(
+                str(sorted(v)) for v in values))
+        return {k: _merge([v[k] for v in values], batch) for k in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(_merge(list(v), batch) for v in zip(*values))
+    return first
+
+
+def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, t: int, device: torch.device) -> Rows:
+    if batch % hooks.streams:
+        raise ValueError(f"a batch of {batch} latents can't hold {hooks.streams} equal streams")
+    length = max(c.tokens.shape[1] for c in conditions)
+    marks = torch.zeros(len(conditions), len(hooks.words), length, dtype=torch.bool)
+    for i, condition in enumerate(conditions):
+        for j, word in enumerate(hooks.words):
+            if word in condition.words:
+                where = condition.words[word].cpu()
+                marks[i, j] = where.repeat(-(-length // len(where)))[:length]
+    stream = torch.arange(batch) // (batch // hooks.streams)
+    return Rows(
+        conditional=torch.tensor([c.conditional for c in conditions]).repeat_interleave(batch).to(device),
+        stream=stream.repeat(len(conditions)).to(device),
+        timestep=torch.full((batch * len(conditions),), float(t), device=device),
+        words=marks.repeat_interleave(batch, 0).to(device),
+        names=hooks.words,
+    )
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def _attention_modules(unet: Any) -> Iterator[tuple[Site, Any]]:
+    """Every attention layer in the order of execution, with its site."""
+    top = len(unet.down_blocks) - 1
+    parts = [("down", i, block) for i, block in enumerate(unet.down_blocks)]
+    parts += [("mid", top, unet.mid_block)]
+    parts += [("up", top - i, block) for i, block in enumerate(unet.up_blocks)]
+    order = 0
+    for part, level, block in parts:
+        for index, transformer in enumerate(getattr(block, "attentions", None) or ()):
+            for depth, layer in enumerate(transformer.transformer_blocks):
+                for kind, attn in (("self", layer.attn1), ("cross", layer.attn2)):
+                    if attn is None:
+                        continue
+                    name = f"{part}.{level}.{index}.{depth}.{kind}"
+                    width, context = attn.to_v.out_features, attn.to_v.in_features
+                    yield Site(name, part, level, kind, order, attn.heads, width, context), attn
+                    order += 1
+
+
+class _Processor:
+    """Runs diffusers' attention with a method's control in the place of the softmax."""
+
+    def __init__(self, site: Site, control: Any, rows: Rows):
+        self.site, self.control, self.rows = site, control, rows
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+                 attention_mask: Tensor | None = None, temb: Tensor | None = None, **kwargs: Any) -> Tensor:
+        # the transformer blocks of these U-Nets hand over (B, N, C) and use no norms or residual inside the layer
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(q))
+            attention_mask = attention_mask.view(len(q), attn.heads, -1, attention_mask.shape[-1])
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            q, k, v = self.site.split(q), self.site.split(k), self.site.split(v)
+            return self.site.merge(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask))
+
+        out = self.control(self.site, q, k, v, self.rows, attend).to(q.dtype)
+        for layer in attn.to_out:
+            out = layer(out)
+        return out / attn.rescale_output_factor
+
+
+@contextmanager
+def _attention(modules: Mapping[Site, Any], hooks: Hooks, rows: Rows) -> Iterator[None]:
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    before = []
+    try:
+        for site, attn in modules.items():
+            if hooks.attention is None or not hooks.attention.wants(site):
+                continue
+            if not isinstance(attn.processor, (AttnProcessor, AttnProcessor2_0)):
+                raise NotImplementedError(
+                    f"attention layer {site.name} runs {type(attn.processor).__name__}; a method can only take part in "
+                    "diffusers' standard attention. Call unet.set_default_attn_processor() first."
+                )
+            before.append((attn, attn.processor))
+            attn.processor = _Processor(site, hooks.attention, rows)
+        yield
+    finally:
+        for attn, processor in before:
+            attn.processor = processor
+
+
+# --- skips -----------------------------------------------------------------------------------------------------------
+
+
+def _skips(unet: Any) -> tuple[Skip, ...]:
+    skips = [Skip("skip.0", 0, 0, unet.conv_in.out_channels)]
+    for level, block in enumerate(unet.down_blocks):
+        layers = [(level, r.out_channels) for r in block.resnets]
+        layers += [(level + 1, d.out_channels) for d in block.downsamplers or ()]
+        skips += [Skip(f"skip.{len(skips) + i}", at, len(skips) + i, c) for i, (at, c) in enumerate(layers)]
+    top = len(unet.down_blocks) - 1
+    return (*skips, Skip("mid", top, len(skips), unet.mid_block.resnets[-1].out_channels))
+
+
+@contextmanager
+def _skip_residuals(unet: Any, skips: tuple[Skip, ...], hooks: Hooks, rows: Rows) -> Iterator[None]:
+    """Forward hooks that read the encoder's features and add residuals where the decoder takes the skips up."""
+    control = hooks.skips
+    if control is None or not any(control.wants(s) for s in skips):
+        yield
+        return
+    residuals: list[Tensor | None] = []
+
+    def see(features: Tensor) -> None:
+        skip = skips[len(residuals)]
+        residuals.append(control(skip, features, rows) if control.wants(skip) else None)
+
+    def after_down(module: Any, args: Any, output: Any) -> None:
+        for features in output[1]:
+            see(features)
+
+    def after_mid(module: Any, args: Any, output: Tensor) -> Tensor:
+        skip = skips[-1]
+        residual = control(skip, output, rows) if control.wants(skip) else None
+        return output if residual is None else output + residual
+
+    def before_up(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        taken = kwargs["res_hidden_states_tuple"]
+        own = [residuals.pop() for _ in taken][::-1]
+        added = tuple(h if r is None else h + r for h, r in zip(taken, own))
+        return args, {**kwargs, "res_hidden_states_tuple": added}
+
+    handles = [unet.conv_in.register_forward_hook(lambda module, args, output: see(output))]
+    handles += [block.register_forward_hook(after_down) for block in unet.down_blocks]
+    handles += [unet.mid_block.register_forward_hook(after_mid)]
+    handles += [block.register_forward_pre_hook(before_up, with_kwargs=True) for block in unet.up_blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

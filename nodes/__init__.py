@@ -1,0 +1,14 @@
+"""ComfyUI's side: thin V3 nodes over core and training. The only room that imports comfy."""
+
+
+def extension():
+    """The pack as ComfyUI's extension object."""
+    from comfy_api.latest import ComfyExtension
+
+    from . import demo
+
+    class Likeness(ComfyExtension):
+        async def get_node_list(self):
+            return [*demo.NODES]
+
+    return Likeness()

@@ -1,0 +1,87 @@
+"""Make workflows/NAME.json (UI format, through the browser) and workflows/NAME.jpg from a graph of graphs.py.
+
+    COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfyui/browser/build_workflow.py hello-likeness
+
+The thumbnail shows what the workflow really puts out. Environment as for the tests: see ../conftest.py, screenshot.mjs.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from comfyui.browser.chromium import browse, what_is_missing  # noqa: E402
+from comfyui.graphs import WORKFLOWS  # noqa: E402
+from comfyui.launch import REPOSITORY, running_server  # noqa: E402
+
+THUMBNAIL_SIDE = 512
+THUMBNAIL_BYTES = 100_000
+
+
+def tile(images):
+    """Pictures side by side on a grid as square as possible, cells as large as the largest."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = max(i.width for i in images), max(i.height for i in images)
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for n, image in enumerate(images):
+        sheet.paste(image, (n % columns * width, n // columns * height))
+    return sheet
+
+
+def thumbnail(images):
+    """JPEG bytes of the tiled pictures, with the best quality that stays within the limit."""
+    sheet = tile(images)
+    scale = THUMBNAIL_SIDE / max(sheet.size)
+    sheet = sheet.resize((round(sheet.width * scale), round(sheet.height * scale)), Image.Resampling.LANCZOS)
+    for quality in range(92, 20, -6):
+        data = io.BytesIO()
+        sheet.save(data, "JPEG", quality=quality, optimize=True)
+        if data.tell() <= THUMBNAIL_BYTES:
+            break
+    return data.getvalue()
+
+
+def to_ui(server, graph, name, folder):
+    """The graph in UI format; its id is derived from the name, so that building again changes nothing."""
+    api, ui = folder / "api.json", folder / "ui.json"
+    api.write_text(json.dumps(graph))
+    browse(server, workflow=api, to_ui=ui)
+    return {**json.loads(ui.read_text()), "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"likeness/workflows/{name}"))}
+
+
+def build(server, name, folder, timeout):
+    graph = WORKFLOWS[name]()
+    images = server.images(server.run(graph, timeout))
+    workflow = to_ui(server, graph, name, folder)
+    target = REPOSITORY / "workflows" / name
+    target.with_suffix(".json").write_text(json.dumps(workflow, indent=2) + "\n")
+    target.with_suffix(".jpg").write_bytes(thumbnail(images))
+    print(f"{name}: {len(workflow['nodes'])} nodes, {len(images)} pictures, {target}.json and .jpg")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(WORKFLOWS), metavar="NAME", help=", ".join(WORKFLOWS))
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for one workflow to run")
+    options = parser.parse_args()
+    missing = what_is_missing() or ("COMFYUI_PATH" not in os.environ and "set COMFYUI_PATH to a ComfyUI checkout")
+    if missing:
+        parser.error(missing)
+    with tempfile.TemporaryDirectory() as folder:
+        with running_server(os.environ["COMFYUI_PATH"], Path(folder) / "comfyui") as server:
+            for name in options.names:
+                build(server, name, Path(folder), options.timeout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The architecture, held by tests: who may import whom, what importing costs, what the package contains."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = {"core": set(), "training": {"core"}, "nodes": {"core", "training"}}
+LIGHT = {"torch", "einops", "safetensors"}
+COMFY = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "nodes", "latent_preview"}
+
+
+def sources(room: str) -> list[Path]:
+    return sorted((ROOT / room).rglob("*.py"))
+
+
+def imports(path: Path, *, top_level_only: bool) -> list[tuple[str, int]]:
+    """(module, relative level) of every import in a file."""
+    tree = ast.parse(path.read_text())
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and (not top_level_only or node.col_offset == 0):
+            if isinstance(node, ast.Import):
+                found += [(alias.name, 0) for alias in node.names]
+            else:
+                names = [node.module] if node.module else [a.name for a in node.names]
+                found += [(name, node.level) for name in names]
+    return found
+
+
+def room_of(path: Path, module: str, level: int) -> str | None:
+    """The room that a relative import enters, None if it stays inside its own."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    target = package[: len(package) - level + 1] + module.split(".")
+    return target[0] if target[0] != package[0] else None
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_never_point_back(room):
+    for path in sources(room):
+        for module, level in imports(path, top_level_only=False):
+            where = f"{path.relative_to(ROOT)} imports {'.' * level}{module}"
+            top = module.split(".")[0]
+            assert top != "likeness", f"{where}: relative imports only"
+            if level:
+                entered = room_of(path, module, level)
+                assert entered is None or entered in ROOMS[room], where
+            elif room != "nodes":
+                assert top not in COMFY, where
+
+
+def test_core_imports_only_light_packages_at_module_level():
+    for path in sources("core"):
+        for module, level in imports(path, top_level_only=True):
+            top = module.split(".")[0]
+            assert level or top in LIGHT or top in sys.stdlib_module_names, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+MODULES = sorted(
+    "likeness." + ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for room in ("core", "training") for p in sources(room)
+)
+
+
+def test_importing_the_pack_is_fast():
+    code = "import torch, time; s = time.perf_counter(); import likeness; print(time.perf_counter() - s)"
+    assert min(float(python(code)) for _ in range(3)) < 0.3
+    code = f"import torch, time; s = time.perf_counter(); import {', '.join(MODULES)}; print(time.perf_counter() - s)"
+    assert min(float(python(code)) for _ in range(3)) < 0.3
+
+
+@pytest.mark.parametrize("absent", ["diffusers", "transformers", "accelerate", "segment_anything", "tyro", "PIL"])
+def test_importing_works_without(absent):
+    python(f"import sys; sys.modules[{absent!r}] = None; import likeness, likeness.cli, {', '.join(MODULES)}")
+
+
+def test_a_missing_package_is_named_at_use():
+    code = "import sys; sys.modules['diffusers'] = None; from likeness.cli import main; main(['demo'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "this needs the package diffusers: pip install diffusers" in done.stderr
+    assert "Traceback" not in done.stderr and done.returncode == 1
+
+
+def test_packages_listed_are_the_packages_there():
+    listed = set(re.findall(r'^    "(likeness[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    there = {"likeness"} | {
+        "likeness." + ".".join(p.parent.relative_to(ROOT).parts) for room in ROOMS for p in (ROOT / room).rglob("__init__.py")
+    }
+    assert listed == there
+
+
+def test_requirements_are_the_packages_dependencies_without_pins():
+    needed = (ROOT / "requirements.txt").read_text().split()
+    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M).group(1)
+    assert set(re.findall(r'"(.+?)"', block)) == {*needed, "tyro>=0.8"}
+    assert "torch" in needed and all("==" not in line and "<" not in line for line in needed)
+
+
+def test_files_are_short():
+    long = {str(p.relative_to(ROOT)): n for room in ROOMS for p in sources(room)
+            if (n := len(p.read_text().splitlines())) > 320}
+    assert not long

@@ -1,0 +1,1 @@
+"""Where losses meet data: one loop, one file a trainable thing."""

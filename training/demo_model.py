@@ -1,0 +1,272 @@
+"""The embedded base model, trained from scratch on the demo world: `likeness train demo-model`.
+
+Three parts in Stable Diffusion's shape: an autoencoder of TAESD architecture, a small CLIP text encoder with a
+CLIP-format tokenizer of about 480 tokens, and a U-Net with ten cross-attention layers. The text encoder learns together with
+the U-Net. All sizes and losses here are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core import files
+from ..core.demo import world
+from ..core.diffusion import Schedule
+from . import loop
+
+LENGTH = 77
+TOKENS = 512
+VAE = dict(latent_channels=4, scaling_factor=1.0)
+TEXT = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, projection_dim=192,
+            max_position_embeddings=LENGTH, hidden_act="quick_gelu")
+UNET = dict(sample_size=16, block_out_channels=(64, 128, 128), layers_per_block=1, cross_attention_dim=192,
+            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",) * 3,
+            up_block_types=("CrossAttnUpBlock2D",) * 3)
+SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                 set_alpha_to_one=False, steps_offset=1)
+Watch = Callable[[str, loop.Progress], None]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train the embedded base model.
+
+    Args:
+        out: folder for the model, in diffusers' layout.
+        work: folder for rendered pictures and checkpoints; a second run resumes from it.
+        init: folder of a model to go on from.
+        pictures: size of the training set.
+        vae: training of the autoencoder, on square crops.
+        unet: training of U-Net and text encoder.
+        vae_batch: crops a step.
+        vae_crop: their width in pixels.
+        unet_batch: latents a step.
+        threads: CPU threads; give it only cores that nothing else uses.
+    """
+
+    out: Path = Path("runs/demo-model")
+    work: Path = Path("runs/demo-model-work")
+    init: Path | None = None
+    pictures: int = 12000
+    vae: loop.Settings = field(
+        default_factory=lambda: loop.Settings(steps=3600, lr=8e-4, warmup=50, decay=0.6, ema=0.995, every=200))
+    unet: loop.Settings = field(
+        default_factory=lambda: loop.Settings(
+            steps=2000, lr=1e-3, warmup=100, decay=0.6, ema=0.998, weight_decay=0.01, every=250))
+    vae_batch: int = 8
+    vae_crop: int = 48
+    unet_batch: int = 32
+    threads: int = 2
+
+
+def train(config: Config, watch: Watch | None = None) -> Path:
+    """All stages, each resumed where it stopped; returns the folder of the finished model."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.unet.seed)
+    config.work.mkdir(parents=True, exist_ok=True)
+    pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
+    vae = train_vae(config, pictures, watch)
+    tokenizer = make_tokenizer(config.out / "tokenizer")
+    latents = encode(vae, pictures, config.work / f"latents-{files.fingerprint(vae.state_dict())}.safetensors")
+    unet, text = train_unet(config, pictures, latents, tokenizer, watch)
+    return save(config, vae, unet, text)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Pictures:
+    """Rendered training pictures, uint8 (N, 3, 128, 128), and what each shows."""
+
+    images: Tensor
+    shown: list[tuple[world.Subject, world.Scene]]
+
+    @classmethod
+    def render(cls, count: int, cache: Path) -> Pictures:
+        """The world's pictures of seeds 0..count-1, from the cache where it is complete."""
+        from concurrent.futures import ProcessPoolExecutor
+
+        if cache.exists():
+            images = files.load(cache, kind="pictures")[0]["images"]
+        else:
+            with ProcessPoolExecutor() as pool:
+                images = torch.stack([torch.from_numpy(a) for a in pool.map(_image, range(count), chunksize=50)])
+            files.save(cache, {"images": images}, files.Header(kind="pictures"))
+        return cls(images, [world.sample_scene(seed) for seed in range(count)])
+
+    def crops(self, count: int, size: int, generator: torch.Generator) -> Tensor:
+        """Random square crops in 0..1, (count, 3, size, size)."""
+        room = self.images.shape[-1] - size + 1
+        chosen = torch.randint(len(self.images), (count,), generator=generator)
+        corners = torch.randint(room, (count, 2), generator=generator).tolist()
+        return torch.stack([self.images[i, :, y : y + size, x : x + size] for i, (y, x) in zip(chosen, corners)]) / 255
+
+    def captions(self, indices: list[int], seed: int) -> list[str]:
+        """A fresh caption for each picture."""
+        return [world.caption(*self.shown[i], random.Random(f"{seed}-{i}")) for i in indices]
+
+
+def _image(seed: int):
+    torch.set_num_threads(1)
+    # arrays, since each tensor sent between processes would hold a file open
+    return (world.sample(seed).image * 255).round().to(torch.uint8).numpy()
+
+
+# --- autoencoder -----------------------------------------------------------------------------------------------------
+
+
+def train_vae(config: Config, pictures: Pictures, watch: Watch | None) -> nn.Module:
+    """TAESD's architecture on crops: absolute error of colours and of their differences, latents held near N(0, 1)."""
+    from diffusers import AutoencoderTiny
+
+    vae = AutoencoderTiny.from_pretrained(config.init / "vae") if config.init else AutoencoderTiny(**VAE)
+    vae.to(memory_format=torch.channels_last)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        x = pictures.crops(config.vae_batch, config.vae_crop, generator).contiguous(memory_format=torch.channels_last) * 2 - 1
+        z = vae.encode(x).latents
+        # noise makes the decoder forgive what a diffusion model gets slightly wrong
+        y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator)).sample
+        spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
+        # at first three channels are asked to be the colours at latent size: colour is learned in minutes, not hours
+        hint = max(0.0, 0.3 * (1 - step / (0.3 * config.vae.steps)))
+        colour = (z[:, :3] - 2 * nn.functional.avg_pool2d(x, 8)).square().mean()
+        return (y - x).abs().mean() + 0.5 * _edges(y - x) + 0.02 * spread + hint * colour
+
+    _fit("vae", dict(vae.named_parameters()), loss, config.vae, config, watch)
+    return vae.eval().requires_grad_(False)
+
+
+def _edges(x: Tensor) -> Tensor:
+    return x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
+
+
+@torch.no_grad()
+def encode(vae: nn.Module, pictures: Pictures, cache: Path) -> Tensor:
+    """Latents of the whole set, (N, 4, 16, 16)."""
+    if cache.exists():
+        return files.load(cache, kind="latents")[0]["latents"]
+    parts = [vae.encode(chunk / 127.5 - 1).latents for chunk in pictures.images.split(64)]
+    files.save(cache, {"latents": torch.cat(parts)}, files.Header(kind="latents"))
+    return torch.cat(parts)
+
+
+# --- text and U-Net --------------------------------------------------------------------------------------------------
+
+
+def make_tokenizer(folder: Path) -> Any:
+    """A CLIP-format byte-level BPE tokenizer of about 480 tokens: every word of the world's captions is one of them.
+
+    All UTF-8 text is covered (CLIP lowers capitals first), so no prompt is lost, only spelt out.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    ascii_bytes = sorted({*range(33, 127)} - {*range(65, 91)})
+    ending = [_byte_symbol(b) for b in [*ascii_bytes, *range(0x80, 0xC0)]]
+    alphabet = ending + [_byte_symbol(b) for b in range(0xC2, 0xF5)] + [c + "</w>" for c in ending]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
+    bpe.train_from_iterator([" ".join(world.words())] * 10,
+                            trainers.BpeTrainer(vocab_size=TOKENS, end_of_word_suffix="</w>", show_progress=False))
+    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    specials = ["<|startoftext|>", "<|endoftext|>", "<|unk|>"]
+    tokens = dict.fromkeys([*alphabet, *("".join(m) for m in merges), *specials])
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(folder / "vocab.json", json.dumps({t: i for i, t in enumerate(tokens)}).encode())
+    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
+    files.write_atomically(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
+    settings = dict(tokenizer_class="CLIPTokenizer", bos_token=specials[0], eos_token=specials[1],
+                    pad_token=specials[1], unk_token=specials[2], model_max_length=LENGTH)
+    files.write_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2).encode())
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _byte_symbol(byte: int) -> str:
+    """The printable character by which byte-level BPE writes a byte."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return chr(byte) if byte in printable else chr(256 + [b for b in range(256) if b not in printable].index(byte))
+
+
+def make_text_encoder(tokenizer: Any) -> nn.Module:
+    """A small CLIP text encoder with random weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(**TEXT, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+                            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return CLIPTextModel(config)
+
+
+def train_unet(config: Config, pictures: Pictures, latents: Tensor, tokenizer: Any, watch: Watch | None):
+    """U-Net and text encoder on noise prediction, min-SNR weighted, one prompt in ten dropped."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    if config.init:
+        unet = UNet2DConditionModel.from_pretrained(config.init / "unet")
+        text = CLIPTextModel.from_pretrained(config.init / "text_encoder")
+    else:
+        unet, text = UNet2DConditionModel(**UNET), make_text_encoder(tokenizer)
+    schedule = Schedule.from_scheduler(SCHEDULER)
+    weight = min_snr(schedule)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        size = config.unet_batch
+        chosen = torch.randint(len(latents), (size,), generator=generator)
+        captions = pictures.captions(chosen.tolist(), step)
+        dropped = torch.rand(size, generator=generator) < 0.1
+        captions = ["" if d else c for c, d in zip(captions, dropped)]
+        # one timestep from each of `size` equal parts: less noise between steps than independent draws
+        parts = (torch.arange(size) + torch.rand(size, generator=generator)) / size
+        t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
+        z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
+        ids = tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+        answer = unet(schedule.noise(z0, eps, t), t, text(ids).last_hidden_state, return_dict=False)[0]
+        return ((answer - eps).square().mean((1, 2, 3)) * weight[t]).mean()
+
+    parameters = {f"unet.{k}": p for k, p in unet.named_parameters()}
+    parameters |= {f"text.{k}": p for k, p in text.named_parameters()}
+    _fit("unet", parameters, loss, config.unet, config, watch)
+    return unet.eval(), text.eval()
+
+
+def min_snr(schedule: Schedule, gamma: float = 5.0) -> Tensor:
+    """Loss weights of every timestep, min(SNR, gamma) / SNR (Hang et al. 2023), for noise prediction; (T,)."""
+    snr = schedule.alphas / (1 - schedule.alphas)
+    return (snr.clamp(max=gamma) / snr).float()
+
+
+# --- common ----------------------------------------------------------------------------------------------------------
+
+
+def _fit(name: str, parameters: Mapping[str, Tensor], loss: loop.Loss, settings: loop.Settings, config: Config,
+         watch: Watch | None) -> None:
+    trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors")
+    best = trainer.run(watch and (lambda progress: watch(name, progress)))
+    with torch.no_grad():
+        for key, parameter in parameters.items():
+            parameter.copy_(best[key])
+
+
+def save(config: Config, vae: nn.Module, unet: nn.Module, text: nn.Module) -> Path:
+    """Half-precision weights in diffusers' layout, with a model card."""
+    from diffusers import DDIMScheduler
+
+    for name, model in (("vae", vae), ("unet", unet), ("text_encoder", text)):
+        model.half().save_pretrained(config.out / name, safe_serialization=True)
+    DDIMScheduler(**SCHEDULER).save_pretrained(config.out / "scheduler")
+    index = dict(_class_name="StableDiffusionPipeline", vae=["diffusers", "AutoencoderTiny"],
+                 unet=["diffusers", "UNet2DConditionModel"], text_encoder=["transformers", "CLIPTextModel"],
+                 tokenizer=["transformers", "CLIPTokenizer"], scheduler=["diffusers", "DDIMScheduler"],
+                 safety_checker=[None, None], feature_extractor=[None, None], requires_safety_checker=False)
+    files.write_atomically(config.out / "model_index.json", json.dumps(index, indent=2).encode())
+    return config.out

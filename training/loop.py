@@ -1,0 +1,165 @@
+"""One loop for everything that is trained here: accumulation, averaging, checkpoints, cancel, progress.
+
+Every step draws its randomness from a generator seeded by (seed, step), so a resumed run repeats an unbroken one bit for
+bit without storing the generator.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core import files
+
+CHECKPOINT = "training-checkpoint"
+Loss = Callable[[int, torch.Generator], Tensor]
+
+
+class Cancelled(Exception):
+    """Raised by a watcher to stop; what was learned is checkpointed first."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast.
+
+    Args:
+        steps: optimiser steps.
+        lr: peak learning rate of AdamW.
+        warmup: steps of linear warm-up.
+        decay: fraction of the run, at its end, over which the rate falls to zero along a cosine; 0 keeps it constant.
+        weight_decay: AdamW's.
+        accumulation: loss evaluations per step.
+        clip: largest gradient norm; 0 leaves gradients alone.
+        ema: decay of the averaged weights; 0 keeps none.
+        seed: of all randomness.
+        every: steps between checkpoints.
+    """
+
+    steps: int = 1000
+    lr: float = 1e-3
+    warmup: int = 0
+    decay: float = 0.0
+    weight_decay: float = 0.0
+    accumulation: int = 1
+    clip: float = 1.0
+    ema: float = 0.0
+    seed: int = 0
+    every: int = 500
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step (0-based)."""
+        rate = self.lr * min(1.0, (step + 1) / max(1, self.warmup))
+        tail = self.steps * self.decay
+        if tail and step > self.steps - tail:
+            rate *= 0.5 + 0.5 * math.cos(math.pi * (step - self.steps + tail) / tail)
+        return rate
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher hears after each step."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+class Trainer:
+    """Parameters being trained, with their optimiser and their running average.
+
+    Args:
+        parameters: name -> parameter; the names key the checkpoint.
+        loss: `(step, generator) -> scalar`; called `accumulation` times a step.
+        settings: see `Settings`.
+        checkpoint: file to save to and to resume from; None keeps nothing.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], loss: Loss, settings: Settings, checkpoint: Path | None = None):
+        self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, checkpoint
+        self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
+        self.step = 0
+        if checkpoint is not None and checkpoint.exists():
+            self._resume()
+
+    def run(self, watch: Callable[[Progress], None] | None = None) -> dict[str, Tensor]:
+        """Train to the end.
+
+        Args:
+            watch: called after every step; raising (Cancelled, KeyboardInterrupt, ComfyUI's interrupt) checkpoints and
+                re-raises, so nothing learned is lost.
+
+        Returns:
+            The averaged weights where an average is kept, else the weights.
+        """
+        started = time.monotonic()
+        try:
+            while self.step < self.settings.steps:
+                value = self._one_step()
+                self.step += 1
+                if self.step % self.settings.every == 0:
+                    self.save()
+                if watch:
+                    watch(Progress(self.step, self.settings.steps, value, time.monotonic() - started))
+        finally:
+            self.save()
+        return self.weights()
+
+    def weights(self) -> dict[str, Tensor]:
+        """What to use and to ship: the average if there is one."""
+        return self.average or {k: p.detach() for k, p in self.parameters.items()}
+
+    def _one_step(self) -> float:
+        s, total = self.settings, 0.0
+        generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = s.rate(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        for _ in range(s.accumulation):
+            loss = self.loss(self.step, generator) / s.accumulation
+            loss.backward()
+            total += float(loss.detach())
+        if s.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.clip)
+        self.optimiser.step()
+        if s.ema:
+            # early averages must not remember the random start
+            keep = min(s.ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - keep)
+        return total
+
+    def save(self) -> None:
+        """Write the checkpoint: weights, average, optimiser state, step."""
+        if self.checkpoint is None:
+            return
+        tensors = {f"weight.{k}": p for k, p in self.parameters.items()}
+        tensors |= {f"average.{k}": p for k, p in self.average.items()}
+        for name, p in self.parameters.items():
+            tensors |= {f"{key}.{name}": torch.as_tensor(v) for key, v in self.optimiser.state.get(p, {}).items()}
+        header = files.Header(kind=CHECKPOINT, settings={"step": self.step, "seed": self.settings.seed})
+        files.save(self.checkpoint, tensors, header)
+
+    def _resume(self) -> None:
+        tensors, header = files.load(self.checkpoint, kind=CHECKPOINT)
+        missing = [k for k in self.parameters if f"weight.{k}" not in tensors]
+        if missing:
+            raise files.LearnedFileError(
+                f"{self.checkpoint.name} is a checkpoint of another training (no {missing[0]}); "
+                "train into another folder or remove it"
+            )
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tensors[f"weight.{name}"])
+                if f"exp_avg.{name}" in tensors:
+                    self.optimiser.state[p] = {k: tensors[f"{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                if name in self.average:
+                    self.average[name].copy_(tensors.get(f"average.{name}", p))
+        self.step = int(header.settings["step"])
