@@ -24,8 +24,8 @@ def random_unet(layout: str, seed: int = 0, channels: int = 4):
     else:
         down, up = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"), up[::-1]
         extra = dict(attention_head_dim=(2, 4, 4), use_linear_projection=True, transformer_layers_per_block=(1, 2, 3),
-                     addition_embed_type="text_time", addition_time_embed_dim=8,
-                     projection_class_embeddings_input_dim=8 * 6 + 16)
+                     addition_embed_type="text_time", addition_time_embed_dim=256,
+                     projection_class_embeddings_input_dim=256 * 6 + 16)
     unet = UNet2DConditionModel(**sizes, **extra, down_block_types=down, up_block_types=up)
     return unet.eval().requires_grad_(False)
 

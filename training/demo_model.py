@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from ..core.diffusion import Schedule
 from . import loop
 
 LENGTH = 77
-TOKENS = 512
 VAE = dict(latent_channels=4, scaling_factor=1.0)
 TEXT = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, projection_dim=192,
             max_position_embeddings=LENGTH, hidden_act="quick_gelu")
@@ -168,17 +168,12 @@ def make_tokenizer(folder: Path) -> Any:
 
     All UTF-8 text is covered (CLIP lowers capitals first), so no prompt is lost, only spelt out.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
     ascii_bytes = sorted({*range(33, 127)} - {*range(65, 91)})
     ending = [_byte_symbol(b) for b in [*ascii_bytes, *range(0x80, 0xC0)]]
     alphabet = ending + [_byte_symbol(b) for b in range(0xC2, 0xF5)] + [c + "</w>" for c in ending]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Whitespace()
-    bpe.train_from_iterator([" ".join(world.words())] * 10,
-                            trainers.BpeTrainer(vocab_size=TOKENS, end_of_word_suffix="</w>", show_progress=False))
-    merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
+    merges = _merges(world.words())
     specials = ["<|startoftext|>", "<|endoftext|>", "<|unk|>"]
     tokens = dict.fromkeys([*alphabet, *("".join(m) for m in merges), *specials])
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,6 +184,20 @@ def make_tokenizer(folder: Path) -> Any:
                     pad_token=specials[1], unk_token=specials[2], model_max_length=LENGTH)
     files.write_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2).encode())
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges until each word is one token; ties go by the alphabet (a library's order differs between runs)."""
+    spelt, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
+    while any(len(pieces) > 1 for pieces in spelt):
+        counts = Counter(pair for pieces in spelt for pair in zip(pieces, pieces[1:]))
+        best = max(sorted(counts), key=counts.__getitem__)
+        merges.append(best)
+        for pieces in spelt:
+            for i in reversed(range(len(pieces) - 1)):
+                if tuple(pieces[i : i + 2]) == best:
+                    pieces[i : i + 2] = ["".join(best)]
+    return merges
 
 
 def _byte_symbol(byte: int) -> str:
@@ -263,6 +272,7 @@ def save(config: Config, vae: nn.Module, unet: nn.Module, text: nn.Module) -> Pa
 
     for name, model in (("vae", vae), ("unet", unet), ("text_encoder", text)):
         model.half().save_pretrained(config.out / name, safe_serialization=True)
+    _drop_unknown(config.out / "vae" / "config.json", "block_out_channels")
     DDIMScheduler(**SCHEDULER).save_pretrained(config.out / "scheduler")
     index = dict(_class_name="StableDiffusionPipeline", vae=["diffusers", "AutoencoderTiny"],
                  unet=["diffusers", "UNet2DConditionModel"], text_encoder=["transformers", "CLIPTextModel"],
@@ -270,3 +280,10 @@ def save(config: Config, vae: nn.Module, unet: nn.Module, text: nn.Module) -> Pa
                  safety_checker=[None, None], feature_extractor=[None, None], requires_safety_checker=False)
     files.write_atomically(config.out / "model_index.json", json.dumps(index, indent=2).encode())
     return config.out
+
+
+def _drop_unknown(path: Path, key: str) -> None:
+    """Remove a key that diffusers writes but warns about when it reads it back."""
+    settings = json.loads(path.read_text())
+    settings.pop(key, None)
+    files.write_atomically(path, json.dumps(settings, indent=2).encode())

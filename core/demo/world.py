@@ -49,6 +49,7 @@ VIEWS = tuple(VIEW_ANGLES)
 POSES = POSE_WORDS
 _PAINTERS = {**dict.fromkeys(BREEDS, paint_animal), "duck": paint_duck, "robot": paint_robot, **THING_PAINTERS}
 _HEIGHT = 0.66  # of a subject of scale 1, in picture heights
+_TALLEST = 0.8  # in picture heights
 _HALF_WIDTH = 0.57  # at most, in subject heights
 # kinds that fill less of their unit box are drawn larger
 _SIZES = {"person": 1.1, "cup": 1.04, "teapot": 1.08, "duck": 1.08, "bear": 1.05, "clock": 1.05}
@@ -151,15 +152,16 @@ def _paint_subject(canvas: Canvas, subject: Subject, scene: Scene, rng: random.R
 
 def _pen(canvas: Canvas, scene: Scene, size: float) -> Pen:
     """The pen that puts a subject at its place, wholly inside the picture."""
-    height = _HEIGHT * scene.scale * size
+    height = min(_HEIGHT * scene.scale * size, _TALLEST)
     ground = 0.84 + 0.1 * (scene.scale - 0.5)
-    x = scene.x
     if scene.accessory in ("hat", "balloon"):
         height *= 0.88
     elif scene.accessory == "flower":
         height *= 0.94
-    half = height * (_HALF_WIDTH + abs(math.sin(math.radians(scene.tilt)))) + _MARGIN
-    x = min(max(x, half), 1.0 - half) if half < 0.5 else 0.5
+    reach = _HALF_WIDTH + 0.6 * abs(math.sin(math.radians(scene.tilt)))
+    height = min(height, (0.5 - _MARGIN) / reach)
+    half = height * reach + _MARGIN
+    x = min(max(scene.x, half), 1.0 - half)
     return Pen(canvas, scene.view, x, ground, height, scene.tilt, 0.62 + 0.2 * (scene.scale - 0.5))
 
 

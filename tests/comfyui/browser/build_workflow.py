@@ -19,9 +19,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from comfyui.browser.chromium import browse, what_is_missing  # noqa: E402
-from comfyui.graphs import WORKFLOWS  # noqa: E402
-from comfyui.launch import REPOSITORY, running_server  # noqa: E402
+from comfyui.browser.chromium import browse, what_is_missing
+from comfyui.graphs import WORKFLOWS
+from comfyui.launch import REPOSITORY, running_server
 
 THUMBNAIL_SIDE = 512
 THUMBNAIL_BYTES = 100_000
@@ -77,10 +77,11 @@ def main():
     missing = what_is_missing() or ("COMFYUI_PATH" not in os.environ and "set COMFYUI_PATH to a ComfyUI checkout")
     if missing:
         parser.error(missing)
-    with tempfile.TemporaryDirectory() as folder:
-        with running_server(os.environ["COMFYUI_PATH"], Path(folder) / "comfyui") as server:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with running_server(os.environ["COMFYUI_PATH"], folder / "comfyui") as server:
             for name in options.names:
-                build(server, name, Path(folder), options.timeout)
+                build(server, name, folder, options.timeout)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every shipped workflow in a real browser: it opens, converts to a prompt there, and that prompt makes pictures."""
 
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,9 @@ def test_workflow_opens_and_runs(server, tmp_path, path):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_template_opens_from_its_address(server, path):
+    version = re.search(r"frontend(?:-package)? version: (\d+)\.(\d+)", server.log())
+    if version and tuple(map(int, version.groups())) <= (1, 27):
+        pytest.skip("this front end opens templates from its dialog only")
     shown = browse(server, template=path.stem)
     assert shown["nodes"] == len(json.loads(path.read_text())["nodes"])
 
