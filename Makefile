@@ -15,7 +15,7 @@ demo: .venv/ready
 	$(BIN)/likeness demo --out demo.png
 
 test: .venv/ready
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	cd tests && ../$(BIN)/pytest
 
 clean:

@@ -45,7 +45,11 @@ COMMANDS = {("demo",): demo, ("train", "demo-model"): train_demo_model}
 
 def usage() -> str:
     lines = [f"  likeness {' '.join(path):<18} {command.__doc__}" for path, command in COMMANDS.items()]
-    return "usage: likeness COMMAND [options]\n\n" + "\n".join(lines) + "\n\nlikeness COMMAND --help lists a command's options"
+    return (
+        "usage: likeness COMMAND [options]\n\n"
+        + "\n".join(lines)
+        + "\n\nlikeness COMMAND --help lists a command's options"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

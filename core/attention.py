@@ -1,8 +1,8 @@
 """How a method takes part in a U-Net's attention, whichever program runs the U-Net.
 
 A runtime (`core.diffusers`, `nodes.denoiser`) tells a method's `AttentionControl` about every attention layer as a
-`Site`, and about every row of the batch as `Rows`. The control sees the projected q, k, v and answers with the attention
-output, before the layer's output projection.
+`Site`, and about every row of the batch as `Rows`. The control sees the projected q, k, v and answers with the
+attention output, before the layer's output projection.
 """
 
 from __future__ import annotations

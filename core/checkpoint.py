@@ -41,8 +41,9 @@ class Checkpoint:
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 
-def load(name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu",
-         config: str | None = None) -> Checkpoint:
+def load(
+    name: str | Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu", config: str | None = None
+) -> Checkpoint:
     """Load SD1.x, SD2.x or SDXL.
 
     Args:

@@ -65,7 +65,9 @@ class Denoiser(Protocol):
         """
 
 
-def guided(denoiser: Denoiser, positive: Conditioning, negative: Conditioning, weight: float, hooks: Hooks | None = None):
+def guided(
+    denoiser: Denoiser, positive: Conditioning, negative: Conditioning, weight: float, hooks: Hooks | None = None
+):
     """`predict(z, t)` for `diffusion.sample` and `diffusion.invert`, with classifier-free guidance.
 
     At weight 1 the negative prompt is not evaluated.

@@ -43,8 +43,8 @@ class Text:
 class DiffusersDenoiser:
     """`core.denoiser.Denoiser` over a diffusers U-Net.
 
-    Hooks are put in for the time of a call and taken out again, whatever happens; adapters inside the layers (LoRA) stay
-    in force.
+    Hooks are put in for the time of a call and taken out again, whatever happens; adapters inside the layers (LoRA)
+    stay in force.
 
     Args:
         unet: a `UNet2DConditionModel`.
@@ -88,8 +88,10 @@ def _merge(values: list[Any], batch: int) -> Any:
         return torch.cat([_rows(v, batch) for v in values])
     if isinstance(first, Mapping):
         if any(v.keys() != first.keys() for v in values):
-            raise ValueError("conditionings in one call must carry the same extra arguments: " + " / ".join(
-                str(sorted(v)) for v in values))
+            raise ValueError(
+                "conditionings in one call must carry the same extra arguments: "
+                + " / ".join(str(sorted(v)) for v in values)
+            )
         return {k: _merge([v[k] for v in values], batch) for k in first}
     if isinstance(first, (list, tuple)):
         return type(first)(_merge(list(v), batch) for v in zip(*values))
@@ -144,8 +146,15 @@ class _Processor:
     def __init__(self, site: Site, control: Any, rows: Rows):
         self.site, self.control, self.rows = site, control, rows
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
-                 attention_mask: Tensor | None = None, temb: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         # the transformer blocks of these U-Nets hand over (B, N, C) and use no norms or residual inside the layer
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)

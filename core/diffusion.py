@@ -156,7 +156,9 @@ def guide(cond: Tensor, uncond: Tensor, weight: float) -> Tensor:
     return cond if weight == 1 else uncond + weight * (cond - uncond)
 
 
-def sample(schedule: Schedule, predict: Predict, z: Tensor, timesteps: Sequence[int], *, watch: Watch | None = None) -> Tensor:
+def sample(
+    schedule: Schedule, predict: Predict, z: Tensor, timesteps: Sequence[int], *, watch: Watch | None = None
+) -> Tensor:
     """DDIM from noise to latents.
 
     Args:
@@ -175,7 +177,9 @@ def sample(schedule: Schedule, predict: Predict, z: Tensor, timesteps: Sequence[
     return z
 
 
-def invert(schedule: Schedule, predict: Predict, z: Tensor, timesteps: Sequence[int], *, watch: Watch | None = None) -> list[Tensor]:
+def invert(
+    schedule: Schedule, predict: Predict, z: Tensor, timesteps: Sequence[int], *, watch: Watch | None = None
+) -> list[Tensor]:
     """DDIM inversion: clean latents back to noise, asking the network at the destination's time.
 
     Args:

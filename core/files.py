@@ -104,7 +104,9 @@ def peek(path: str | Path) -> Header:
     except (KeyError, TypeError, ValueError) as e:
         raise LearnedFileError(f"{path.name} was written by a newer or changed Likeness; update the pack") from e
     if header.version > VERSION:
-        raise LearnedFileError(f"{path.name} has format {header.version}, this pack reads up to {VERSION}; update the pack")
+        raise LearnedFileError(
+            f"{path.name} has format {header.version}, this pack reads up to {VERSION}; update the pack"
+        )
     return header
 
 
@@ -125,7 +127,8 @@ def load(path: str | Path, *, kind: str, base: str | None = None) -> tuple[dict[
         raise LearnedFileError(f"{name} holds a {header.kind}, but a {kind} is needed here; choose another file")
     if base is not None and header.base != base:
         raise LearnedFileError(
-            f"{name} was learned on {header.base}, but the model here is {base}; load a {header.base} model or train again"
+            f"{name} was learned on {header.base}, but the model here is {base}; "
+            f"load a {header.base} model or train again"
         )
     return load_file(path), header
 
@@ -138,4 +141,3 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
         digest.update(t.flatten().view(torch.uint8).numpy().tobytes() if t.numel() else b"")
     return digest.hexdigest()[:16]
-

@@ -1,7 +1,7 @@
 """Words in a prompt: weights and escapes, 77-token chunks, token positions, word alignment of two prompts.
 
-The syntax is ComfyUI's, so one prompt means the same headless and in a workflow: `(word:1.2)` weighs, `(word)` weighs by
-1.1, brackets nest by multiplication, `\\(` and `\\)` are literal.
+The syntax is ComfyUI's, so one prompt means the same headless and in a workflow: `(word:1.2)` weighs, `(word)` weighs
+by 1.1, brackets nest by multiplication, `\\(` and `\\)` are literal.
 """
 
 from __future__ import annotations

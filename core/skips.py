@@ -39,4 +39,7 @@ class SkipControl(Protocol):
         """Whether to be called at this skip."""
 
     def __call__(self, skip: Skip, features: Tensor, rows: Rows) -> Tensor | None:
-        """A residual of the features' shape (R, C, H, W), or None to add nothing."""
+        """A residual of the features' shape (R, C, H, W), or None to add nothing.
+
+        The features are the network's own, which a runtime may change in place later: copy what is kept.
+        """

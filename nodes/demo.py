@@ -26,7 +26,9 @@ class LoadDemoModel(io.ComfyNode):
             search_aliases=["likeness demo", "tiny checkpoint", "demo checkpoint", "load checkpoint"],
             inputs=[],
             outputs=[
-                result(io.Model, "MODEL", tooltip="The demo U-Net. Works with KSampler, LoRA loaders and every other node."),
+                result(
+                    io.Model, "MODEL", tooltip="The demo U-Net. Works with KSampler, LoRA loaders and every other node."
+                ),
                 result(io.Clip, "CLIP", tooltip="Its text encoder; it knows about 60 words (see the node's help)."),
                 result(io.Vae, "VAE", tooltip="Its autoencoder, 8 pixels to a latent."),
             ],
@@ -54,21 +56,57 @@ class DemoSubject(io.ComfyNode):
             "'your' subject for the demo workflows, where Load Image would need files of yours.",
             search_aliases=["likeness demo", "sample images", "reference images", "training images"],
             inputs=[
-                entry(io.Combo, "kind", options=[*world.KINDS, "person"], default="cat",
-                      tooltip="What the subject is. Its looks are chosen by 'identity'."),
-                entry(io.Int, "identity", default=0, min=0, max=99,
-                      tooltip="Which individual of that kind: colour and marks, or face and clothes. None of them was "
-                      "in the demo model's training set."),
+                entry(
+                    io.Combo,
+                    "kind",
+                    options=[*world.KINDS, "person"],
+                    default="cat",
+                    tooltip="What the subject is. Its looks are chosen by 'identity'.",
+                ),
+                entry(
+                    io.Int,
+                    "identity",
+                    default=0,
+                    min=0,
+                    max=99,
+                    tooltip="Which individual of that kind: colour and marks, or face and clothes. None of them was "
+                    "in the demo model's training set.",
+                ),
                 entry(io.Int, "count", default=4, min=1, max=64, tooltip="Number of pictures."),
-                entry(io.Int, "seed", default=0, min=0, max=0xFFFFFFFF, control_after_generate=True,
-                      tooltip="Decides the scenes: place, pose, size."),
-                entry(io.Combo, "background", options=[ANY, *world.BACKGROUNDS], default=ANY,
-                      tooltip="Where the subject is shown; 'any' draws a new place for each picture."),
-                entry(io.Combo, "style", options=[ANY, *world.STYLES], default="photo",
-                      tooltip="How the pictures are drawn."),
+                entry(
+                    io.Int,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Decides the scenes: place, pose, size.",
+                ),
+                entry(
+                    io.Combo,
+                    "background",
+                    options=[ANY, *world.BACKGROUNDS],
+                    default=ANY,
+                    tooltip="Where the subject is shown; 'any' draws a new place for each picture.",
+                ),
+                entry(
+                    io.Combo,
+                    "style",
+                    options=[ANY, *world.STYLES],
+                    default="photo",
+                    tooltip="How the pictures are drawn.",
+                ),
                 entry(io.Combo, "view", options=[ANY, *world.VIEWS], default="front", tooltip="From which side."),
-                entry(io.Int, "size", default=128, min=128, max=1024, step=64, advanced=True,
-                      tooltip="Width and height in pixels; the demo model wants 128."),
+                entry(
+                    io.Int,
+                    "size",
+                    default=128,
+                    min=128,
+                    max=1024,
+                    step=64,
+                    advanced=True,
+                    tooltip="Width and height in pixels; the demo model wants 128.",
+                ),
             ],
             outputs=[
                 result(io.Image, "IMAGE", tooltip="The pictures."),
@@ -80,8 +118,9 @@ class DemoSubject(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, kind: str, identity: int, count: int, seed: int, background: str, style: str, view: str,
-                size: int) -> io.NodeOutput:
+    def execute(
+        cls, kind: str, identity: int, count: int, seed: int, background: str, style: str, view: str, size: int
+    ) -> io.NodeOutput:
         from ..core.demo import world
 
         subject = world.held_out_subjects(identity + 1, kind)[identity]

@@ -57,11 +57,21 @@ def load_model(folder: Path) -> Any:
     layers, channels = config["layers_per_block"], config["block_out_channels"]
     levels = len(channels)
     sizes = dict(
-        image_size=32, in_channels=config["in_channels"], out_channels=config["out_channels"], model_channels=channels[0],
-        num_res_blocks=[layers] * levels, channel_mult=[c // channels[0] for c in channels],
-        transformer_depth=[1] * layers * levels, transformer_depth_output=[1] * (layers + 1) * levels,
-        transformer_depth_middle=1, context_dim=config["cross_attention_dim"], use_spatial_transformer=True,
-        use_linear_in_transformer=False, adm_in_channels=None, use_temporal_attention=False, legacy=False,
+        image_size=32,
+        in_channels=config["in_channels"],
+        out_channels=config["out_channels"],
+        model_channels=channels[0],
+        num_res_blocks=[layers] * levels,
+        channel_mult=[c // channels[0] for c in channels],
+        transformer_depth=[1] * layers * levels,
+        transformer_depth_output=[1] * (layers + 1) * levels,
+        transformer_depth_middle=1,
+        context_dim=config["cross_attention_dim"],
+        use_spatial_transformer=True,
+        use_linear_in_transformer=False,
+        adm_in_channels=None,
+        use_temporal_attention=False,
+        legacy=False,
     )
     # diffusers' Stable Diffusion configurations keep the number of heads under this name
     family = DemoModel({**sizes, "num_heads": config["attention_head_dim"]})
@@ -85,13 +95,30 @@ def load_clip(folder: Path) -> Any:
     config, weights = _part(folder, "text_encoder")
     path, width = str(folder / "tokenizer"), config["hidden_size"]
     specials = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
-    sizes = {k: config[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-                                    "max_position_embeddings", "hidden_act", "eos_token_id", "vocab_size")}
+    sizes = {
+        k: config[k]
+        for k in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "max_position_embeddings",
+            "hidden_act",
+            "eos_token_id",
+            "vocab_size",
+        )
+    }
 
     class Tokenizer(comfy.sd1_clip.SDTokenizer):
         def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None, **kwargs: Any):
-            super().__init__(path, embedding_directory=embedding_directory, embedding_size=width,
-                             embedding_key="clip_l", pad_token=specials["pad"], tokenizer_data=tokenizer_data or {})
+            super().__init__(
+                path,
+                embedding_directory=embedding_directory,
+                embedding_size=width,
+                embedding_key="clip_l",
+                pad_token=specials["pad"],
+                tokenizer_data=tokenizer_data or {},
+            )
 
     class Transformer(comfy.clip_model.CLIPTextModel):
         def __init__(self, config_dict: dict, dtype: Any, device: Any, operations: Any):
@@ -102,16 +129,25 @@ def load_clip(folder: Path) -> Any:
 
     class Encoder(comfy.sd1_clip.SDClipModel):
         def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None, **kwargs: Any):
-            super().__init__(device=device, dtype=dtype, textmodel_json_config=copy.deepcopy(sizes),
-                             model_class=Transformer, special_tokens=specials, return_projected_pooled=False,
-                             model_options=model_options or {})
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                textmodel_json_config=copy.deepcopy(sizes),
+                model_class=Transformer,
+                special_tokens=specials,
+                return_projected_pooled=False,
+                model_options=model_options or {},
+            )
 
     weights = {"text_model." + k.removeprefix("text_model."): v for k, v in weights.items()}
     weights = {f"clip_l.transformer.{k}": v for k, v in weights.items()}
     weights["clip_l.transformer.text_projection.weight"] = torch.eye(width)
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, comfy.sd1_clip.SD1ClipModel)
-    clip = comfy.sd.CLIP(target, tokenizer_data={"clip_l_tokenizer_class": Tokenizer},
-                         model_options={"clip_l_class": Encoder, "dtype": torch.float32})
+    clip = comfy.sd.CLIP(
+        target,
+        tokenizer_data={"clip_l_tokenizer_class": Tokenizer},
+        model_options={"clip_l_class": Encoder, "dtype": torch.float32},
+    )
     missing, unexpected = clip.cond_stage_model.load_state_dict(weights, strict=False)
     if unexpected or set(missing) - {"clip_l.logit_scale"}:
         raise ValueError(f"the demo model's text encoder doesn't fit: {missing or unexpected}")

@@ -37,7 +37,10 @@ def find_words(clip: Any, prompt: str, words: Sequence[str]) -> dict[str, Tensor
     def pieces(text: str) -> list[list[prompts.Piece]]:
         chunks = next(iter(clip.tokenize(text).values()))
         # an embedding stands for tokens that have no text
-        texts = [["\0" if torch.is_tensor(p[0]) else clip.tokenizer.untokenize([p])[0][1] for p in c] for c in chunks]
+        texts = [
+            ["\0" + prompts.END if torch.is_tensor(p[0]) else clip.tokenizer.untokenize([p])[0][1] for p in c]
+            for c in chunks
+        ]
         return [[prompts.Piece(0, t, p[1]) for t, p in zip(row, c)] for row, c in zip(texts, chunks)]
 
     def tokenize(text: str) -> list[prompts.Piece]:
@@ -130,7 +133,9 @@ class ComfyDenoiser:
         self._unet = unet_of(guider.model_patcher)
         kind = PREDICTIONS.get(self._inner.model_type.name)
         if kind is None:
-            raise ValueError(f"model: it predicts {self._inner.model_type.name}; Likeness knows {', '.join(PREDICTIONS)}")
+            raise ValueError(
+                f"model: it predicts {self._inner.model_type.name}; Likeness knows {', '.join(PREDICTIONS)}"
+            )
         self.schedule = Schedule(1 / (1 + self._inner.model_sampling.sigmas.double() ** 2), prediction=kind)
         self.sites, self.skips = tuple(sites(self._unet)), skips(self._unet)
 
@@ -162,7 +167,10 @@ def run(model: Any, conditionings: Mapping[str, list], latent: Tensor, work: Wor
     Returns:
         What work returned.
     """
-    with torch.inference_mode(False) if gradients else nullcontext(), torch.enable_grad() if gradients else nullcontext():
+    with (
+        torch.inference_mode(False) if gradients else nullcontext(),
+        torch.enable_grad() if gradients else nullcontext(),
+    ):
         if gradients:
             conditionings, latent = _plain(conditionings), _plain(latent)
         guider = comfy.samplers.CFGGuider(model)
@@ -179,8 +187,17 @@ class _Work(comfy.samplers.Sampler):
     def __init__(self, work: Work, gradients: bool):
         self.work, self.gradients, self.result = work, gradients, None
 
-    def sample(self, model_wrap: Any, sigmas: Tensor, extra_args: dict, callback: Any, noise: Tensor,
-               latent_image: Tensor | None = None, denoise_mask: Tensor | None = None, disable_pbar: bool = False):
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict,
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ):
         named = {name: Prompt(name, tuple(entries)) for name, entries in model_wrap.conds.items()}
         with _plain_weights(model_wrap.inner_model) if self.gradients else nullcontext():
             self.result = self.work(ComfyDenoiser(model_wrap, extra_args["model_options"]), latent_image, named)

@@ -67,8 +67,16 @@ def sites(unet: Any) -> dict[Site, Block]:
             for depth, block in enumerate(layer.transformer_blocks):
                 for kind, attn in (("self", block.attn1), ("cross", block.attn2)):
                     width = attn.heads * attn.dim_head
-                    site = Site(f"{part}.{level}.{index}.{depth}.{kind}", part, level, kind, len(found), attn.heads,
-                                width, attn.to_v.in_features)
+                    site = Site(
+                        f"{part}.{level}.{index}.{depth}.{kind}",
+                        part,
+                        level,
+                        kind,
+                        len(found),
+                        attn.heads,
+                        width,
+                        attn.to_v.in_features,
+                    )
                     found[site] = (name, number, depth)
     return found
 
@@ -99,7 +107,8 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
     options = comfy.model_patcher.create_model_options_clone(model_options)
     options.setdefault("transformer_options", {})
     comfy.patcher_extension.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, key, _rows_wrapper(hooks, key), options, is_model_options=True)
+        WrappersMP.DIFFUSION_MODEL, key, _rows_wrapper(hooks, key), options, is_model_options=True
+    )
     if hooks.attention is not None:
         for site, block in sites(unet).items():
             if hooks.attention.wants(site):
@@ -112,8 +121,16 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
 def _rows_wrapper(hooks: Hooks, key: str) -> Any:
     """Describes the rows of each network call to the hooks below it, by the call's transformer options."""
 
-    def wrapper(executor: Any, x: Tensor, timesteps: Tensor, context: Tensor | None = None, y: Tensor | None = None,
-                control: Any = None, transformer_options: dict[str, Any] | None = None, **kwargs: Any) -> Tensor:
+    def wrapper(
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        y: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         marks = kwargs.pop(key, None)
         options = dict(transformer_options or {})
         options[key] = call = _Call(_describe(x, timesteps, marks, options, hooks))
@@ -141,8 +158,13 @@ def _describe(x: Tensor, timesteps: Tensor, marks: Tensor | None, options: dict[
         marks = torch.zeros(len(x), 1 + len(hooks.words), 1, dtype=torch.int, device=x.device)
     marks = marks.to(x.device)
     stream = torch.arange(batch, device=x.device) // max(1, batch // hooks.streams)
-    return Rows(conditional=marks[:, 0, 0].bool(), stream=stream.repeat(len(x) // batch),
-                timestep=timesteps.float().expand(len(x)), words=marks[:, 1:].bool(), names=hooks.words)
+    return Rows(
+        conditional=marks[:, 0, 0].bool(),
+        stream=stream.repeat(len(x) // batch),
+        timestep=timesteps.float().expand(len(x)),
+        words=marks[:, 1:].bool(),
+        names=hooks.words,
+    )
 
 
 def _install_attention(options: dict[str, Any], site: Site, block: Block, hooks: Hooks, key: str) -> None:
@@ -156,7 +178,8 @@ def _install_attention(options: dict[str, Any], site: Site, block: Block, hooks:
             if before is not None:
                 return before(q, k, v, extra)
             return attention.optimized_attention(
-                q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"], transformer_options=extra)
+                q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"], transformer_options=extra
+            )
 
         if key not in extra:
             return attend(q, k, v)

@@ -68,7 +68,8 @@ def python(code: str) -> str:
 
 MODULES = sorted(
     "likeness." + ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    for room in ("core", "training") for p in sources(room)
+    for room in ("core", "training")
+    for p in sources(room)
 )
 
 
@@ -94,7 +95,9 @@ def test_a_missing_package_is_named_at_use():
 def test_packages_listed_are_the_packages_there():
     listed = set(re.findall(r'^    "(likeness[\w.]*)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
     there = {"likeness"} | {
-        "likeness." + ".".join(p.parent.relative_to(ROOT).parts) for room in ROOMS for p in (ROOT / room).rglob("__init__.py")
+        "likeness." + ".".join(p.parent.relative_to(ROOT).parts)
+        for room in ROOMS
+        for p in (ROOT / room).rglob("__init__.py")
     }
     assert listed == there
 
@@ -107,6 +110,10 @@ def test_requirements_are_the_packages_dependencies_without_pins():
 
 
 def test_files_are_short():
-    long = {str(p.relative_to(ROOT)): n for room in ROOMS for p in sources(room)
-            if (n := len(p.read_text().splitlines())) > 320}
+    long = {
+        str(p.relative_to(ROOT)): n
+        for room in ROOMS
+        for p in sources(room)
+        if (n := len(p.read_text().splitlines())) > 320
+    }
     assert not long

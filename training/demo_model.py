@@ -1,16 +1,15 @@
 """The embedded base model, trained from scratch on the demo world: `likeness train demo-model`.
 
 Three parts in Stable Diffusion's shape: an autoencoder of TAESD architecture, a small CLIP text encoder with a
-CLIP-format tokenizer of about 480 tokens, and a U-Net with ten cross-attention layers. The text encoder learns together with
-the U-Net. All sizes and losses here are ours.
+CLIP-format tokenizer, and a U-Net with ten cross-attention layers. The text encoder learns together with the U-Net.
+All sizes and losses here are ours.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,35 @@ from ..core import files
 from ..core.demo import world
 from ..core.diffusion import Schedule
 from . import loop
+from .tokenizer import LENGTH, make_tokenizer
 
-LENGTH = 77
 VAE = dict(latent_channels=4, scaling_factor=1.0)
-TEXT = dict(hidden_size=192, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4, projection_dim=192,
-            max_position_embeddings=LENGTH, hidden_act="quick_gelu")
-UNET = dict(sample_size=16, block_out_channels=(64, 128, 128), layers_per_block=1, cross_attention_dim=192,
-            attention_head_dim=4, down_block_types=("CrossAttnDownBlock2D",) * 3,
-            up_block_types=("CrossAttnUpBlock2D",) * 3)
-SCHEDULER = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-                 set_alpha_to_one=False, steps_offset=1)
+TEXT = dict(
+    hidden_size=192,
+    intermediate_size=512,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    projection_dim=192,
+    max_position_embeddings=LENGTH,
+    hidden_act="quick_gelu",
+)
+UNET = dict(
+    sample_size=16,
+    block_out_channels=(64, 128, 128),
+    layers_per_block=1,
+    cross_attention_dim=192,
+    attention_head_dim=4,
+    down_block_types=("CrossAttnDownBlock2D",) * 3,
+    up_block_types=("CrossAttnUpBlock2D",) * 3,
+)
+SCHEDULER = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
 Watch = Callable[[str, loop.Progress], None]
 
 
@@ -57,10 +75,13 @@ class Config:
     init: Path | None = None
     pictures: int = 12000
     vae: loop.Settings = field(
-        default_factory=lambda: loop.Settings(steps=3600, lr=8e-4, warmup=50, decay=0.6, ema=0.995, every=200))
+        default_factory=lambda: loop.Settings(steps=3600, lr=8e-4, warmup=50, decay=0.6, ema=0.995, every=200)
+    )
     unet: loop.Settings = field(
         default_factory=lambda: loop.Settings(
-            steps=2000, lr=1e-3, warmup=100, decay=0.6, ema=0.998, weight_decay=0.01, every=250))
+            steps=2000, lr=1e-3, warmup=100, decay=0.6, ema=0.998, weight_decay=0.01, every=250
+        )
+    )
     vae_batch: int = 8
     vae_crop: int = 48
     unet_batch: int = 32
@@ -74,7 +95,7 @@ def train(config: Config, watch: Watch | None = None) -> Path:
     config.work.mkdir(parents=True, exist_ok=True)
     pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
     vae = train_vae(config, pictures, watch)
-    tokenizer = make_tokenizer(config.out / "tokenizer")
+    tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
     latents = encode(vae, pictures, config.work / f"latents-{files.fingerprint(vae.state_dict())}.safetensors")
     unet, text = train_unet(config, pictures, latents, tokenizer, watch)
     return save(config, vae, unet, text)
@@ -132,7 +153,11 @@ def train_vae(config: Config, pictures: Pictures, watch: Watch | None) -> nn.Mod
     vae.to(memory_format=torch.channels_last)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        x = pictures.crops(config.vae_batch, config.vae_crop, generator).contiguous(memory_format=torch.channels_last) * 2 - 1
+        x = (
+            pictures.crops(config.vae_batch, config.vae_crop, generator).contiguous(memory_format=torch.channels_last)
+            * 2
+            - 1
+        )
         z = vae.encode(x).latents
         # noise makes the decoder forgive what a diffusion model gets slightly wrong
         y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator)).sample
@@ -163,55 +188,17 @@ def encode(vae: nn.Module, pictures: Pictures, cache: Path) -> Tensor:
 # --- text and U-Net --------------------------------------------------------------------------------------------------
 
 
-def make_tokenizer(folder: Path) -> Any:
-    """A CLIP-format byte-level BPE tokenizer of about 480 tokens: every word of the world's captions is one of them.
-
-    All UTF-8 text is covered (CLIP lowers capitals first), so no prompt is lost, only spelt out.
-    """
-    from transformers import CLIPTokenizer
-
-    ascii_bytes = sorted({*range(33, 127)} - {*range(65, 91)})
-    ending = [_byte_symbol(b) for b in [*ascii_bytes, *range(0x80, 0xC0)]]
-    alphabet = ending + [_byte_symbol(b) for b in range(0xC2, 0xF5)] + [c + "</w>" for c in ending]
-    merges = _merges(world.words())
-    specials = ["<|startoftext|>", "<|endoftext|>", "<|unk|>"]
-    tokens = dict.fromkeys([*alphabet, *("".join(m) for m in merges), *specials])
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(folder / "vocab.json", json.dumps({t: i for i, t in enumerate(tokens)}).encode())
-    lines = ["#version: 0.2", *(" ".join(m) for m in merges)]
-    files.write_atomically(folder / "merges.txt", ("\n".join(lines) + "\n").encode())
-    settings = dict(tokenizer_class="CLIPTokenizer", bos_token=specials[0], eos_token=specials[1],
-                    pad_token=specials[1], unk_token=specials[2], model_max_length=LENGTH)
-    files.write_atomically(folder / "tokenizer_config.json", json.dumps(settings, indent=2).encode())
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges until each word is one token; ties go by the alphabet (a library's order differs between runs)."""
-    spelt, merges = [[*word[:-1], word[-1] + "</w>"] for word in words], []
-    while any(len(pieces) > 1 for pieces in spelt):
-        counts = Counter(pair for pieces in spelt for pair in zip(pieces, pieces[1:]))
-        best = max(sorted(counts), key=counts.__getitem__)
-        merges.append(best)
-        for pieces in spelt:
-            for i in reversed(range(len(pieces) - 1)):
-                if tuple(pieces[i : i + 2]) == best:
-                    pieces[i : i + 2] = ["".join(best)]
-    return merges
-
-
-def _byte_symbol(byte: int) -> str:
-    """The printable character by which byte-level BPE writes a byte."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return chr(byte) if byte in printable else chr(256 + [b for b in range(256) if b not in printable].index(byte))
-
-
 def make_text_encoder(tokenizer: Any) -> nn.Module:
     """A small CLIP text encoder with random weights."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    config = CLIPTextConfig(**TEXT, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
-                            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    config = CLIPTextConfig(
+        **TEXT,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return CLIPTextModel(config)
 
 
@@ -257,8 +244,14 @@ def min_snr(schedule: Schedule, gamma: float = 5.0) -> Tensor:
 # --- common ----------------------------------------------------------------------------------------------------------
 
 
-def _fit(name: str, parameters: Mapping[str, Tensor], loss: loop.Loss, settings: loop.Settings, config: Config,
-         watch: Watch | None) -> None:
+def _fit(
+    name: str,
+    parameters: Mapping[str, Tensor],
+    loss: loop.Loss,
+    settings: loop.Settings,
+    config: Config,
+    watch: Watch | None,
+) -> None:
     trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors")
     best = trainer.run(watch and (lambda progress: watch(name, progress)))
     with torch.no_grad():
@@ -274,10 +267,17 @@ def save(config: Config, vae: nn.Module, unet: nn.Module, text: nn.Module) -> Pa
         model.half().save_pretrained(config.out / name, safe_serialization=True)
     _drop_unknown(config.out / "vae" / "config.json", "block_out_channels")
     DDIMScheduler(**SCHEDULER).save_pretrained(config.out / "scheduler")
-    index = dict(_class_name="StableDiffusionPipeline", vae=["diffusers", "AutoencoderTiny"],
-                 unet=["diffusers", "UNet2DConditionModel"], text_encoder=["transformers", "CLIPTextModel"],
-                 tokenizer=["transformers", "CLIPTokenizer"], scheduler=["diffusers", "DDIMScheduler"],
-                 safety_checker=[None, None], feature_extractor=[None, None], requires_safety_checker=False)
+    index = dict(
+        _class_name="StableDiffusionPipeline",
+        vae=["diffusers", "AutoencoderTiny"],
+        unet=["diffusers", "UNet2DConditionModel"],
+        text_encoder=["transformers", "CLIPTextModel"],
+        tokenizer=["transformers", "CLIPTokenizer"],
+        scheduler=["diffusers", "DDIMScheduler"],
+        safety_checker=[None, None],
+        feature_extractor=[None, None],
+        requires_safety_checker=False,
+    )
     files.write_atomically(config.out / "model_index.json", json.dumps(index, indent=2).encode())
     return config.out
 

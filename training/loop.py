@@ -1,7 +1,7 @@
 """One loop for everything that is trained here: accumulation, averaging, checkpoints, cancel, progress.
 
-Every step draws its randomness from a generator seeded by (seed, step), so a resumed run repeats an unbroken one bit for
-bit without storing the generator.
+Every step draws its randomness from a generator seeded by (seed, step), so a resumed run repeats an unbroken one bit
+for bit without storing the generator.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class Trainer:
         checkpoint: file to save to and to resume from; None keeps nothing.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], loss: Loss, settings: Settings, checkpoint: Path | None = None):
+    def __init__(
+        self, parameters: Mapping[str, Tensor], loss: Loss, settings: Settings, checkpoint: Path | None = None
+    ):
         self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, checkpoint
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}

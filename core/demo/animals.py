@@ -70,15 +70,19 @@ class _Animal:
         if self.pose == "sitting":
             self.pen.fill(ellipse(s * 0.2, 0.075, 0.105, 0.085), self.paw, lift=0.04)
             if self.pen.view == "front":
-                self.pen.fill(ellipse(s * 0.2, 0.07, 0.055, 0.042), mix(self.pale, PINK, 0.5), lift=0.04, roundness=0.2,
-                              ink=False)
+                self.pen.fill(
+                    ellipse(s * 0.2, 0.07, 0.055, 0.042), mix(self.pale, PINK, 0.5), lift=0.04, roundness=0.2, ink=False
+                )
         else:
             self.pen.fill(ellipse(s * 0.14, 0.045, 0.095, 0.05), self.paw, lift=0.03)
 
     def arm(self, s: int, low: float) -> None:
         lifted = self.pose == "waving" and s == self.pen.left
-        path = [(s * 0.17, 0.4 + low), (s * 0.32, 0.42), (s * 0.42, 0.58)] if lifted else \
-            [(s * 0.17, 0.42 + low), (s * 0.235, 0.33 + low), (s * 0.21, 0.23 + low)]
+        path = (
+            [(s * 0.17, 0.4 + low), (s * 0.32, 0.42), (s * 0.42, 0.58)]
+            if lifted
+            else [(s * 0.17, 0.42 + low), (s * 0.235, 0.33 + low), (s * 0.21, 0.23 + low)]
+        )
         self.pen.fill(limb(path, 0.105, 0.115), self.paw if lifted else self.colour, lift=0.03)
 
     def hand(self, low: float) -> tuple[float, float]:
@@ -92,13 +96,28 @@ class _Animal:
         self.tail(0.36 if not sitting else 0.3, 0.34 if not sitting else 0.1, 0.3)
         if sitting:
             pen.fill(limb([(-0.12, 0.3), (-0.15, 0.06)], 0.12), far, lift=-0.03)
-            body = pen.fill(blob((-0.12, 0.56), (0.12, 0.46), (0.31, 0.22), (0.27, 0.05), (0.0, 0.03), (-0.18, 0.12),
-                                 (-0.22, 0.36)), colour)
+            body = pen.fill(
+                blob(
+                    (-0.12, 0.56), (0.12, 0.46), (0.31, 0.22), (0.27, 0.05), (0.0, 0.03), (-0.18, 0.12), (-0.22, 0.36)
+                ),
+                colour,
+            )
         else:
             for x in (-0.08, 0.25):
                 pen.fill(limb([(x, 0.28), (x - 0.01, 0.06)], 0.12), far, lift=-0.03)
-            body = pen.fill(blob((-0.24, 0.46), (-0.05, 0.5), (0.2, 0.47), (0.37, 0.38), (0.37, 0.22), (0.2, 0.15),
-                                 (-0.05, 0.15), (-0.24, 0.22)), colour)
+            body = pen.fill(
+                blob(
+                    (-0.24, 0.46),
+                    (-0.05, 0.5),
+                    (0.2, 0.47),
+                    (0.37, 0.38),
+                    (0.37, 0.22),
+                    (0.2, 0.15),
+                    (-0.05, 0.15),
+                    (-0.24, 0.22),
+                ),
+                colour,
+            )
         paint_marks(pen, body, self.marks, self.palette, kinds=(*ALL_OVER, "dip", "badge"))
         self.side_legs(sitting)
         if band := marked_colour(self.marks, "band", self.palette, None):
@@ -146,8 +165,10 @@ class _Animal:
     def _pointed_ear(self, x: float, y: float, s: int):
         ex, ry = self._ear_x(x, s), self.breed.head[1]
         tip = ex + (0.03 if self.pen.side else 0.07 * s)
-        return ([(ex - 0.12, y + 0.45 * ry), (tip, y + ry + 0.13), (ex + 0.12, y + 0.45 * ry)],
-                [(ex - 0.055, y + 0.62 * ry), (tip, y + ry + 0.07), (ex + 0.055, y + 0.62 * ry)])
+        return (
+            [(ex - 0.12, y + 0.45 * ry), (tip, y + ry + 0.13), (ex + 0.12, y + 0.45 * ry)],
+            [(ex - 0.055, y + 0.62 * ry), (tip, y + ry + 0.07), (ex + 0.055, y + 0.62 * ry)],
+        )
 
     def _round_ear(self, x: float, y: float, s: int):
         ex, ey = self._ear_x(x, s), y + 0.85 * self.breed.head[1]

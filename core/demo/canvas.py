@@ -129,11 +129,19 @@ class Pen:
         c, s = math.cos(math.radians(self.tilt)), math.sin(math.radians(self.tilt))
         flip = -1.0 if self.view == "right" else 1.0
         h = self.height
-        return [(self.x + h * (flip * px * c - py * s), self.ground - h * (flip * px * s + py * c))
-                for px, py in points]
+        return [
+            (self.x + h * (flip * px * c - py * s), self.ground - h * (flip * px * s + py * c)) for px, py in points
+        ]
 
-    def fill(self, points: Outline, colour: Colour, role: int = BODY, roundness: float = 1.0, lift: float = 0.0,
-             ink: bool = True) -> Part:
+    def fill(
+        self,
+        points: Outline,
+        colour: Colour,
+        role: int = BODY,
+        roundness: float = 1.0,
+        lift: float = 0.0,
+        ink: bool = True,
+    ) -> Part:
         """Paint a part; `lift` brings it nearer in depth."""
         depth = self.depth + lift
         number = self.canvas.fill(self.place(points), colour, Shape(role, depth, depth, roundness, ink))

@@ -5,11 +5,23 @@ from __future__ import annotations
 import random
 import re
 
-PLACES = {"beach": "on the beach", "forest": "in the forest", "snow": "in the snow", "city": "in the city",
-          "desert": "in the desert", "night": "at night", "kitchen": "in the kitchen", "meadow": "in a meadow"}
+PLACES = {
+    "beach": "on the beach",
+    "forest": "in the forest",
+    "snow": "in the snow",
+    "city": "in the city",
+    "desert": "in the desert",
+    "night": "at night",
+    "kitchen": "in the kitchen",
+    "meadow": "in a meadow",
+}
 WORN = {"hat": "wearing a hat", "scarf": "wearing a scarf", "balloon": "with a balloon", "flower": "with a flower"}
-VIEW_PHRASES = {"front": ("front view of",), "back": ("back view of",),
-                "left": ("left view of", "side view of"), "right": ("right view of", "side view of")}
+VIEW_PHRASES = {
+    "front": ("front view of",),
+    "back": ("back view of",),
+    "left": ("left view of", "side view of"),
+    "right": ("right view of", "side view of"),
+}
 POSE_WORDS = ("standing", "sitting", "waving")
 _GRAMMAR = "a an the of in on at with wearing view side"
 _REGIONS = ("face", "clothes")
@@ -76,7 +88,16 @@ def words() -> tuple[str, ...]:
     from .styles import STYLES
     from .subjects import COLOURS, KINDS
 
-    phrases = [_GRAMMAR, "person figure", *_REGIONS, *PLACES.values(), *WORN.values(), *POSE_WORDS, *STYLES, *COLOURS,
-               *KINDS]
+    phrases = [
+        _GRAMMAR,
+        "person figure",
+        *_REGIONS,
+        *PLACES.values(),
+        *WORN.values(),
+        *POSE_WORDS,
+        *STYLES,
+        *COLOURS,
+        *KINDS,
+    ]
     phrases += [phrase for group in VIEW_PHRASES.values() for phrase in group]
     return tuple(sorted(set(re.findall(r"[a-z]+", " ".join(phrases)))))

@@ -33,8 +33,9 @@ def paint_character(pen: Pen, character, palette, hair_colours, pose: str) -> tu
     paint_front_hair(pen, face.hair_style, hair, *head_at)
     if pen.view == "back" and face.hair_style == "long":
         wearer.hands()
-    return Anchors((head_at[0], 0.9 + low, 0.2), (0, 0.585 + low, 0.13 if not pen.side else 0.11),
-                   wearer.hand_at()), face_box
+    return Anchors(
+        (head_at[0], 0.9 + low, 0.2), (0, 0.585 + low, 0.13 if not pen.side else 0.11), wearer.hand_at()
+    ), face_box
 
 
 def _head(pen: Pen, skin: Colour, x: float, y: float) -> Part:
@@ -134,8 +135,13 @@ class _Wearer:
 
     def arm(self, s: int) -> None:
         path = self.arm_path(s)
-        colour, short = {"dress": (self.main, True), "shirt": (self.main, True), "overalls": (self.second, False),
-                         "coat": (self.main, False), "hoodie": (self.main, False)}[self.outfit.garment]
+        colour, short = {
+            "dress": (self.main, True),
+            "shirt": (self.main, True),
+            "overalls": (self.second, False),
+            "coat": (self.main, False),
+            "hoodie": (self.main, False),
+        }[self.outfit.garment]
         hand = ellipse(*path[-1], 0.045, 0.045)
         if short:
             arm = self.pen.fill(limb(path, 0.08, 0.07), self.skin, lift=0.03, roundness=0.5)
@@ -155,8 +161,20 @@ class _Wearer:
         return self.arm_path(self.pen.left)[-1]
 
     def _torso(self, colour: Colour, bottom: float, hem: float, patterned: bool) -> Part:
-        return self.cloth([(-0.07, 0.61), (-0.14, 0.57), (-0.145, 0.45), (-hem, bottom), (hem, bottom), (0.145, 0.45),
-                           (0.14, 0.57), (0.07, 0.61)], colour, patterned)
+        return self.cloth(
+            [
+                (-0.07, 0.61),
+                (-0.14, 0.57),
+                (-0.145, 0.45),
+                (-hem, bottom),
+                (hem, bottom),
+                (0.145, 0.45),
+                (0.14, 0.57),
+                (0.07, 0.61),
+            ],
+            colour,
+            patterned,
+        )
 
     def _dress(self) -> None:
         skirt = self._torso(self.main, 0.17, 0.27, True)
@@ -171,17 +189,22 @@ class _Wearer:
         coat = self._torso(self.main, 0.13, 0.235, True)
         if self.pen.view == "front":
             self.trim(coat, [box(-0.014, 0.1, 0.014, 0.62)], dark(self.main, 0.4))
-            self.trim(coat, [ellipse(s * 0.05, y, 0.022, 0.022) for s in (-1, 1) for y in (0.46, 0.35, 0.24)],
-                      (255, 214, 110))
-        self.cloth([(-0.15, 0.62), (-0.13, 0.53), (0.0, 0.57), (0.13, 0.53), (0.15, 0.62)], dark(self.main, 0.25),
-                   lift=0.02)
+            self.trim(
+                coat, [ellipse(s * 0.05, y, 0.022, 0.022) for s in (-1, 1) for y in (0.46, 0.35, 0.24)], (255, 214, 110)
+            )
+        self.cloth(
+            [(-0.15, 0.62), (-0.13, 0.53), (0.0, 0.57), (0.13, 0.53), (0.15, 0.62)], dark(self.main, 0.25), lift=0.02
+        )
 
     def _overalls(self) -> None:
         shirt = self._torso(self.second, 0.3, 0.15, False)
         if self.pen.view == "front" or self.pen.side:
             self.cloth(box(-0.1, 0.3, 0.1, 0.5, 0.03), self.main, True)
-        straps = [limb([(s * 0.085, 0.48), (s * 0.1, 0.62)], 0.045) for s in (-1, 1)] if self.pen.view != "back" else \
-            [limb([(-0.1, 0.62), (0.08, 0.38)], 0.05), limb([(0.1, 0.62), (-0.08, 0.38)], 0.05)]
+        straps = (
+            [limb([(s * 0.085, 0.48), (s * 0.1, 0.62)], 0.045) for s in (-1, 1)]
+            if self.pen.view != "back"
+            else [limb([(-0.1, 0.62), (0.08, 0.38)], 0.05), limb([(0.1, 0.62), (-0.08, 0.38)], 0.05)]
+        )
         self.trim(shirt, straps, self.main)
         belt = self.cloth(box(-0.155, 0.25, 0.155, 0.4, 0.04), self.main, True)
         if self.pen.view != "back":
@@ -209,8 +232,12 @@ def _dots(cx, cy, rx, ry):
 
 def _checks(cx, cy, rx, ry):
     cell = 0.062
-    return [box(cx + cell * k, cy + cell * row, cx + cell * (k + 1), cy + cell * (row + 1))
-            for row in range(-4, 4) for k in range(-5, 5) if (row + k) % 2]
+    return [
+        box(cx + cell * k, cy + cell * row, cx + cell * (k + 1), cy + cell * (row + 1))
+        for row in range(-4, 4)
+        for k in range(-5, 5)
+        if (row + k) % 2
+    ]
 
 
 def _hearts(cx, cy, rx, ry):

@@ -29,8 +29,17 @@ def paint_duck(pen: Pen, thing, palette, pose: str) -> Anchors:
 
 
 def _duck_side(low: float):
-    return blob((-0.32, 0.34 + low), (-0.2, 0.46 + low), (0.1, 0.42 + low), (0.34, 0.4 + low), (0.5, 0.52 + low),
-                (0.46, 0.26 + low), (0.24, 0.1 + low), (-0.1, 0.08 + low), (-0.29, 0.18 + low))
+    return blob(
+        (-0.32, 0.34 + low),
+        (-0.2, 0.46 + low),
+        (0.1, 0.42 + low),
+        (0.34, 0.4 + low),
+        (0.5, 0.52 + low),
+        (0.46, 0.26 + low),
+        (0.24, 0.1 + low),
+        (-0.1, 0.08 + low),
+        (-0.29, 0.18 + low),
+    )
 
 
 def _duck_wings(pen: Pen, colour: Colour, up: bool, low: float) -> tuple[float, float]:
@@ -123,5 +132,6 @@ def _robot_head(pen: Pen, thing, palette, low: float, steel: Colour, dim: Colour
         smile = limb([(-0.06, y - 0.055), (0, y - 0.08), (0.06, y - 0.055)], 0.024)
         pen.over(screen, [ellipse(-0.1, y + 0.03, 0.042, 0.056), ellipse(0.1, y + 0.03, 0.042, 0.056), smile], _GLOW)
     else:
-        pen.over(head, [box(-0.12, y + v - 0.014, 0.12, y + v + 0.014, 0.014) for v in (-0.06, 0.0, 0.06)],
-                 dark(colour, 0.3))
+        pen.over(
+            head, [box(-0.12, y + v - 0.014, 0.12, y + v + 0.014, 0.014) for v in (-0.06, 0.0, 0.06)], dark(colour, 0.3)
+        )

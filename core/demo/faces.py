@@ -18,8 +18,9 @@ def paint_eyes(pen: Pen, xs, y: float, width: float, height: float, iris=INK) ->
 
 def paint_smile(pen: Pen, part: Part, x: float, y: float, width: float) -> None:
     """A small curved mouth on `part`."""
-    pen.over(part, [limb([(x - width, y + 0.4 * width), (x, y - 0.3 * width), (x + width, y + 0.4 * width)], 0.02)],
-             INK)
+    pen.over(
+        part, [limb([(x - width, y + 0.4 * width), (x, y - 0.3 * width), (x + width, y + 0.4 * width)], 0.02)], INK
+    )
 
 
 def paint_cheeks(pen: Pen, part: Part, xs, y: float) -> None:

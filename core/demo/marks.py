@@ -36,8 +36,10 @@ def _outlines(mark, pen: Pen, part: Part, band: float) -> list[Outline]:
 def _ring(part: Part, v: float, half: float) -> Outline:
     """A ring round the part at height `v`, bent a little as seen from above."""
     y, bend = part.cy + v * part.ry, 0.12 * part.ry
-    return limb([(part.cx - 1.2 * part.rx, y + bend), (part.cx, y - bend), (part.cx + 1.2 * part.rx, y + bend)],
-                2 * half * part.ry)
+    return limb(
+        [(part.cx - 1.2 * part.rx, y + bend), (part.cx, y - bend), (part.cx + 1.2 * part.rx, y + bend)],
+        2 * half * part.ry,
+    )
 
 
 def _dip(part: Part, v: float, wave: float) -> Outline:

@@ -32,8 +32,9 @@ def _hat(pen: Pen, anchors: Anchors, rng: random.Random) -> None:
     x, y, half = anchors.crown
     cloth = rng.choice(_CLOTH)
     pen.fill(ellipse(x, y, 1.45 * half, 0.32 * half), dark(cloth, 0.1), PROP, 0.5, 0.05)
-    top = pen.fill(box(x - 0.8 * half, y - 0.05 * half, x + 0.8 * half, y + 1.0 * half, 0.3 * half), cloth, PROP, 0.8,
-                   0.06)
+    top = pen.fill(
+        box(x - 0.8 * half, y - 0.05 * half, x + 0.8 * half, y + 1.0 * half, 0.3 * half), cloth, PROP, 0.8, 0.06
+    )
     pen.over(top, [box(x - half, y, x + half, y + 0.36 * half)], (250, 226, 170))
 
 
@@ -42,8 +43,9 @@ def _scarf(pen: Pen, anchors: Anchors, rng: random.Random) -> None:
     cloth, width = rng.choice(_CLOTH), 0.1
     tail_x = x + 0.45 * half
     end = max(y - 0.25, 0.07)  # the tail never reaches below the ground
-    tail = pen.fill(limb([(tail_x, y), (tail_x + 0.03, (y + end) / 2), (tail_x + 0.02, end)], 0.1, 0.12), cloth, PROP,
-                    0.5, 0.05)
+    tail = pen.fill(
+        limb([(tail_x, y), (tail_x + 0.03, (y + end) / 2), (tail_x + 0.02, end)], 0.1, 0.12), cloth, PROP, 0.5, 0.05
+    )
     pen.over(tail, [box(tail_x - 0.2, end - 0.1, tail_x + 0.2, end + 0.05)], (250, 226, 170))
     wrap = pen.fill(limb([(x - half, y + 0.02), (x, y - 0.04), (x + half, y + 0.02)], width), cloth, PROP, 0.7, 0.06)
     stripes = [limb([(x + s * half, y - 0.12), (x + s * half, y + 0.12)], 0.05) for s in (-0.66, 0.0, 0.66)]
@@ -58,8 +60,14 @@ def _balloon(pen: Pen, anchors: Anchors, rng: random.Random) -> None:
     x = (1 if hand_x > 0 else -1) * reach / pen.height
     y = min(hand_y + 0.55, (pen.ground - 0.17) / pen.height)
     colour = rng.choice(_BALLOONS)
-    pen.fill(limb([(hand_x, hand_y), (0.4 * hand_x + 0.6 * x, 0.5 * hand_y + 0.5 * y - 0.08), (x, y - 0.12)], 0.016),
-             (250, 244, 232), PROP, 0.0, 0.04, ink=False)
+    pen.fill(
+        limb([(hand_x, hand_y), (0.4 * hand_x + 0.6 * x, 0.5 * hand_y + 0.5 * y - 0.08), (x, y - 0.12)], 0.016),
+        (250, 244, 232),
+        PROP,
+        0.0,
+        0.04,
+        ink=False,
+    )
     ball = pen.fill(ellipse(x, y, 0.14, 0.165), colour, PROP, 1.0, 0.05)
     pen.fill([(x - 0.035, y - 0.19), (x + 0.035, y - 0.19), (x, y - 0.15)], colour, PROP, 0.0, 0.05)
     pen.over(ball, [ellipse(x - 0.055, y + 0.07, 0.03, 0.045, -30)], light(colour, 0.7))

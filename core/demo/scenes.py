@@ -13,8 +13,16 @@ GLOOM = {"night": 0.55}
 
 def paint_background(canvas: Canvas, background: str, rng: random.Random) -> None:
     """Paint the whole picture with `background`."""
-    {"beach": _beach, "forest": _forest, "snow": _snow, "city": _city, "desert": _desert,
-     "night": _night, "kitchen": _kitchen, "meadow": _meadow}[background](canvas, rng)
+    {
+        "beach": _beach,
+        "forest": _forest,
+        "snow": _snow,
+        "city": _city,
+        "desert": _desert,
+        "night": _night,
+        "kitchen": _kitchen,
+        "meadow": _meadow,
+    }[background](canvas, rng)
 
 
 def _at(depth: float, near: float | None = None, roundness: float = 0.0, ink: bool = True) -> Shape:
@@ -69,8 +77,9 @@ def _beach(canvas: Canvas, rng: random.Random) -> None:
     sea = rng.uniform(0.42, 0.48)
     canvas.fill(box(-0.1, sea, 1.1, 0.8), (36, 150, 180), _at(0.05, 0.35))
     canvas.fill([(b - 0.06, sea - 0.01), (b + 0.02, sea - 0.01), (b + 0.02, sea - 0.14)], (250, 248, 240), _at(0.1))
-    canvas.fill([(b - 0.08, sea), (b + 0.07, sea), (b + 0.04, sea + 0.025), (b - 0.05, sea + 0.025)], (196, 84, 66),
-                _at(0.1))
+    canvas.fill(
+        [(b - 0.08, sea), (b + 0.07, sea), (b + 0.04, sea + 0.025), (b - 0.05, sea + 0.025)], (196, 84, 66), _at(0.1)
+    )
     shore = rng.uniform(0.6, 0.66)
     _land(canvas, rng, shore - 0.055, 0.012, (96, 200, 208), 0.28, 0.5)
     _land(canvas, rng, shore - 0.022, 0.014, (246, 250, 244), 0.3, 0.6)
@@ -80,8 +89,9 @@ def _beach(canvas: Canvas, rng: random.Random) -> None:
 
 def _palm(canvas: Canvas, x: float, foot: float, lean: int) -> None:
     top = (x + 0.04 * lean, foot - 0.46)
-    canvas.fill(limb([(x, foot), (x - 0.02 * lean, foot - 0.25), top], 0.05, 0.03), (150, 104, 70),
-                _at(0.42, roundness=0.6))
+    canvas.fill(
+        limb([(x, foot), (x - 0.02 * lean, foot - 0.25), top], 0.05, 0.03), (150, 104, 70), _at(0.42, roundness=0.6)
+    )
     for dx, dy in ((-0.19, 0.07), (0.19, 0.08), (-0.14, -0.05), (0.15, -0.04), (-0.09, 0.15), (0.08, 0.16)):
         middle = (top[0] + 0.6 * dx, top[1] + 0.35 * dy - 0.05)
         canvas.fill(limb([top, middle, (top[0] + dx, top[1] + dy)], 0.05, 0.012), (52, 142, 84), _at(0.42))
@@ -92,20 +102,37 @@ _CROWN = ((0.0, -0.1), (0.15, 0.02), (0.19, 0.2), (0.08, 0.3))
 
 def _forest(canvas: Canvas, rng: random.Random) -> None:
     canvas.sky((176, 210, 160), (206, 226, 178), (150, 190, 130))
-    _many(canvas, [_pine(k / 7 + rng.uniform(-0.04, 0.04), 0.6, rng.uniform(0.4, 0.56), 0.14) for k in range(8)],
-          (122, 172, 120), _at(0.12))
+    _many(
+        canvas,
+        [_pine(k / 7 + rng.uniform(-0.04, 0.04), 0.6, rng.uniform(0.4, 0.56), 0.14) for k in range(8)],
+        (122, 172, 120),
+        _at(0.12),
+    )
     _land(canvas, rng, 0.56, 0.01, (104, 150, 92), 0.15, 0.3)
-    for x, s in ((rng.uniform(-0.02, 0.12), 1.0), (rng.uniform(0.24, 0.36), 0.7), (rng.uniform(0.64, 0.76), 0.7),
-                 (rng.uniform(0.88, 1.02), 1.0)):
+    for x, s in (
+        (rng.uniform(-0.02, 0.12), 1.0),
+        (rng.uniform(0.24, 0.36), 0.7),
+        (rng.uniform(0.64, 0.76), 0.7),
+        (rng.uniform(0.88, 1.02), 1.0),
+    ):
         canvas.fill(limb([(x, 0.72 * s), (x, 0.0)], 0.09 * s), (104, 74, 58), _at(0.25 + 0.15 * s, roundness=0.7))
-        canvas.fill(symmetric(x, 0, *((s * a, s * b) for a, b in _CROWN)),
-                    (44, 110, 70) if s == 1.0 else (66, 132, 82), _at(0.25 + 0.15 * s, roundness=0.5))
+        canvas.fill(
+            symmetric(x, 0, *((s * a, s * b) for a, b in _CROWN)),
+            (44, 110, 70) if s == 1.0 else (66, 132, 82),
+            _at(0.25 + 0.15 * s, roundness=0.5),
+        )
     _land(canvas, rng, 0.7, 0.015, (86, 128, 66), 0.35, 1.0)
     a, b = _sides(rng)
     _mushroom(canvas, a, 0.82 + rng.uniform(0, 0.08))
-    _many(canvas, [limb([(b, 0.86), (b + dx / 2, 0.8), (b + dx, 0.78 + abs(dx) / 2)], 0.022, 0.008)
-                   for dx in (-0.1, -0.05, 0.0, 0.05, 0.1)],
-          (52, 104, 58), _at(0.6))
+    _many(
+        canvas,
+        [
+            limb([(b, 0.86), (b + dx / 2, 0.8), (b + dx, 0.78 + abs(dx) / 2)], 0.022, 0.008)
+            for dx in (-0.1, -0.05, 0.0, 0.05, 0.1)
+        ],
+        (52, 104, 58),
+        _at(0.6),
+    )
 
 
 def _pine(x: float, foot: float, height: float, width: float):
@@ -114,18 +141,31 @@ def _pine(x: float, foot: float, height: float, width: float):
 
 def _mushroom(canvas: Canvas, x: float, y: float) -> None:
     canvas.fill(limb([(x, y), (x, y - 0.05)], 0.03), (246, 234, 214), _at(0.65, roundness=0.6))
-    canvas.fill(blob((x - 0.06, y - 0.05), (x - 0.035, y - 0.095), (x + 0.035, y - 0.095), (x + 0.06, y - 0.05),
-                     (x, y - 0.042)),
-                (206, 66, 58), _at(0.65, roundness=0.8))
+    canvas.fill(
+        blob(
+            (x - 0.06, y - 0.05), (x - 0.035, y - 0.095), (x + 0.035, y - 0.095), (x + 0.06, y - 0.05), (x, y - 0.042)
+        ),
+        (206, 66, 58),
+        _at(0.65, roundness=0.8),
+    )
 
 
 def _snow(canvas: Canvas, rng: random.Random) -> None:
     canvas.sky((158, 184, 214), (190, 210, 230), (226, 234, 244))
     peak = rng.uniform(0.2, 0.8)
     canvas.fill([(peak - 0.5, 0.62), (peak, 0.14), (peak + 0.5, 0.62)], (150, 172, 206), _at(0.05))
-    canvas.fill([(peak - 0.17, 0.303), (peak, 0.14), (peak + 0.17, 0.303), (peak + 0.06, 0.27), (peak, 0.33),
-                 (peak - 0.07, 0.27)],
-                (246, 249, 255), _at(0.05))
+    canvas.fill(
+        [
+            (peak - 0.17, 0.303),
+            (peak, 0.14),
+            (peak + 0.17, 0.303),
+            (peak + 0.06, 0.27),
+            (peak, 0.33),
+            (peak - 0.07, 0.27),
+        ],
+        (246, 249, 255),
+        _at(0.05),
+    )
     _land(canvas, rng, 0.56, 0.03, (226, 234, 246), 0.1, 0.4)
     for x in (*_sides(rng), rng.choice((0.28, 0.72))):
         _snowy_pine(canvas, x, rng.uniform(0.66, 0.7), rng.uniform(0.8, 1.1))
@@ -144,8 +184,12 @@ def _snowy_pine(canvas: Canvas, x: float, foot: float, s: float) -> None:
 
 def _city(canvas: Canvas, rng: random.Random) -> None:
     canvas.sky((246, 176, 150), (250, 204, 168), (252, 226, 196))
-    _many(canvas, [box(k / 6 - 0.02, 0.62, k / 6 + 0.13, rng.uniform(0.12, 0.36)) for k in range(6)], (214, 158, 160),
-          _at(0.08))
+    _many(
+        canvas,
+        [box(k / 6 - 0.02, 0.62, k / 6 + 0.13, rng.uniform(0.12, 0.36)) for k in range(6)],
+        (214, 158, 160),
+        _at(0.08),
+    )
     walls = [(112, 104, 142), (150, 96, 104), (88, 118, 150), (132, 120, 130)]
     rng.shuffle(walls)
     for k, x in enumerate((-0.06, 0.2, 0.56, 0.82)):
@@ -161,8 +205,9 @@ def _building(canvas: Canvas, rng: random.Random, x: float, width: float, top: f
     columns = [x + width * (k + 0.5) / 3 for k in range(3)]
     rows = [top + 0.07 + 0.095 * k for k in range(int((0.6 - top) / 0.095))]
     for lit, shade in ((True, (255, 224, 138)), (False, mix(colour, (40, 40, 70), 0.45))):
-        chosen = [box(c - 0.02, r - 0.026, c + 0.02, r + 0.026) for c in columns
-                  for r in rows if (rng.random() < 0.5) == lit]
+        chosen = [
+            box(c - 0.02, r - 0.026, c + 0.02, r + 0.026) for c in columns for r in rows if (rng.random() < 0.5) == lit
+        ]
         _decals(canvas, chosen, shade)
 
 
@@ -201,9 +246,12 @@ def _night(canvas: Canvas, rng: random.Random) -> None:
 
 def _kitchen(canvas: Canvas, rng: random.Random) -> None:
     canvas.sky((250, 236, 206), (248, 228, 194), (244, 220, 184))
-    _decals(canvas, [box(k / 7 - 0.006, 0, k / 7 + 0.006, 0.68)
-                     for k in range(8)] + [box(0, k / 7 - 0.006, 1, k / 7 + 0.006) for k in range(1, 5)],
-          (226, 204, 172))
+    _decals(
+        canvas,
+        [box(k / 7 - 0.006, 0, k / 7 + 0.006, 0.68) for k in range(8)]
+        + [box(0, k / 7 - 0.006, 1, k / 7 + 0.006) for k in range(1, 5)],
+        (226, 204, 172),
+    )
     a, b = _sides(rng)
     w = 0.5 + 0.62 * (a - 0.5)
     canvas.fill(box(w - 0.17, 0.1, w + 0.17, 0.42, 0.02), (255, 252, 244), _at(0.06))
@@ -213,8 +261,9 @@ def _kitchen(canvas: Canvas, rng: random.Random) -> None:
     canvas.fill(box(shelf - 0.22, 0.32, shelf + 0.22, 0.35), (168, 112, 74), _at(0.15))
     for k, colour in enumerate(rng.sample([(214, 92, 80), (86, 150, 148), (240, 186, 84), (126, 150, 96)], 3)):
         x = shelf - 0.13 + 0.13 * k
-        canvas.fill(box(x - 0.045, 0.32, x + 0.045, 0.32 - rng.uniform(0.1, 0.15), 0.02), colour,
-                    _at(0.15, roundness=0.6))
+        canvas.fill(
+            box(x - 0.045, 0.32, x + 0.045, 0.32 - rng.uniform(0.1, 0.15), 0.02), colour, _at(0.15, roundness=0.6)
+        )
     canvas.fill(box(-0.1, 0.58, 1.1, 0.72), (112, 164, 160), _at(0.15, 0.2))
     canvas.fill(box(-0.1, 0.555, 1.1, 0.6), (250, 246, 236), _at(0.2))
     canvas.fill(box(-0.1, 0.71, 1.1, 1.0), (206, 150, 100), _at(0.3, 1.0))

@@ -62,9 +62,12 @@ def curve(points: list[Point], closed: bool = False, steps: int = 6) -> Outline:
         a, b, c, d = pick(i - 1), pick(i), pick(i + 1), pick(i + 2)
         for k in range(steps):
             t = k / steps
-            result.append(tuple(
-                0.5 * (2 * q + (r - p) * t + (2 * p - 5 * q + 4 * r - s) * t * t + (3 * q - p - 3 * r + s) * t ** 3)
-                for p, q, r, s in zip(a, b, c, d)))
+            result.append(
+                tuple(
+                    0.5 * (2 * q + (r - p) * t + (2 * p - 5 * q + 4 * r - s) * t * t + (3 * q - p - 3 * r + s) * t**3)
+                    for p, q, r, s in zip(a, b, c, d)
+                )
+            )
     if not closed:
         result.append(points[-1])
     return result

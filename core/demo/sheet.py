@@ -72,8 +72,9 @@ def draw(config: Config) -> list[Row]:
     model = checkpoint.load(config.model)
     channels = model.denoiser.unet.config.out_channels
     shape = (channels, config.size // 8, config.size // 8)
-    noise = torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + i))
-                         for i in range(config.columns)])
+    noise = torch.stack(
+        [torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + i)) for i in range(config.columns)]
+    )
     rows = []
     for prompt in config.prompts:
         started = time.perf_counter()

@@ -103,8 +103,8 @@ class _Page:
         for step in range(1, weight + 1):
             across = _border(numbers[:, step:], numbers[:, :-step])
             down = _border(numbers[step:], numbers[:-step])
-            edges[:, (step + 1) // 2: self.side - step // 2] |= across
-            edges[(step + 1) // 2: self.side - step // 2] |= down
+            edges[:, (step + 1) // 2 : self.side - step // 2] |= across
+            edges[(step + 1) // 2 : self.side - step // 2] |= down
         return edges.astype(np.float32)
 
     def noise(self, columns: int, rows: int):
@@ -178,7 +178,7 @@ def _drawing(page: _Page, gloom: float):
     strength = np.maximum(0.42 + 0.4 * gloom, 0.88 * front)  # the background is only lightly coloured in
     picture = paper * (1.0 - strength) + _dim(page.colours(), gloom * (0.6 - 0.5 * front)) * strength
     period = 8.0 * page.scale
-    hatch = ((np.arange(page.side)[None, :] + np.arange(page.side)[:, None]) % period < 2.6 * page.scale)
+    hatch = (np.arange(page.side)[None, :] + np.arange(page.side)[:, None]) % period < 2.6 * page.scale
     shaded = (page.light() < -0.3) * 0.55 + (page.shadow() > 0.35) * 0.75
     picture = picture * (1.0 - (shaded * hatch * 0.6)[..., None])
     inner, outer = page.edges(2), page.edges(4)

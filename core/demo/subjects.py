@@ -14,12 +14,31 @@ from .things import THING_PAINTERS
 
 CREATURES = (*BREEDS, "duck", "robot")
 KINDS = (*CREATURES, *THING_PAINTERS)
-COLOURS = {"red": (216, 62, 58), "orange": (244, 142, 50), "yellow": (250, 208, 72), "green": (86, 168, 92),
-           "blue": (62, 122, 208), "purple": (146, 92, 190), "white": (248, 244, 236), "brown": (138, 90, 60)}
+COLOURS = {
+    "red": (216, 62, 58),
+    "orange": (244, 142, 50),
+    "yellow": (250, 208, 72),
+    "green": (86, 168, 92),
+    "blue": (62, 122, 208),
+    "purple": (146, 92, 190),
+    "white": (248, 244, 236),
+    "brown": (138, 90, 60),
+}
 # neighbours that would hide a mark or a pattern
-_CLOSE = {frozenset(pair) for pair in (("red", "orange"), ("orange", "yellow"), ("yellow", "white"), ("blue", "purple"),
-                                       ("red", "brown"), ("purple", "brown"), ("green", "brown"), ("red", "purple"),
-                                       ("green", "blue"))}
+_CLOSE = {
+    frozenset(pair)
+    for pair in (
+        ("red", "orange"),
+        ("orange", "yellow"),
+        ("yellow", "white"),
+        ("blue", "purple"),
+        ("red", "brown"),
+        ("purple", "brown"),
+        ("green", "brown"),
+        ("red", "purple"),
+        ("green", "blue"),
+    )
+}
 _HELD_OUT_SHARE = 25  # one identity in so many
 
 
@@ -167,6 +186,7 @@ _ORDER = ("dip", "stripes", "spots", "patch", "band", "badge")
 
 def _character(rng: random.Random) -> Character:
     colour = rng.choice(list(COLOURS))
-    face = Face(rng.choice(HAIR_STYLES), rng.choice(list(HAIR_COLOURS)), rng.choice(list(EYES)),
-                rng.choice(list(SKINS)))
+    face = Face(
+        rng.choice(HAIR_STYLES), rng.choice(list(HAIR_COLOURS)), rng.choice(list(EYES)), rng.choice(list(SKINS))
+    )
     return Character(face, Outfit(rng.choice(GARMENTS), colour, rng.choice(contrasting(colour)), rng.choice(PATTERNS)))

@@ -31,8 +31,14 @@ def _cup(pen: Pen, thing, palette, _pose: str) -> Anchors:
     handle = curve([(0.3, 0.56), (0.5, 0.54), (0.52, 0.3), (0.28, 0.2)])
     if abs(u) > 0.3:
         pen.fill(limb(stretched(handle, 0.0, u), 0.1), dark(colour, 0.1), lift=0.02)
-    body = pen.fill([(-0.37, 0.68), *curve([(-0.36, 0.66), (-0.33, 0.2), (-0.22, 0.04), (0, 0.01), (0.22, 0.04),
-                                            (0.33, 0.2), (0.36, 0.66)]), (0.37, 0.68)], colour)
+    body = pen.fill(
+        [
+            (-0.37, 0.68),
+            *curve([(-0.36, 0.66), (-0.33, 0.2), (-0.22, 0.04), (0, 0.01), (0.22, 0.04), (0.33, 0.2), (0.36, 0.66)]),
+            (0.37, 0.68),
+        ],
+        colour,
+    )
     paint_marks(pen, body, thing.marks, palette, band=0.6)
     _little_face(pen, body, 0.4, 0.34)
     pen.fill(ellipse(0, 0.68, 0.375, 0.075), light(colour, 0.35), lift=0.02, roundness=0.2)
@@ -68,13 +74,36 @@ def _car(pen: Pen, thing, palette, _pose: str) -> Anchors:
 
 def _car_side(pen: Pen, thing, palette) -> Anchors:
     colour = palette[thing.colour]
-    cabin = pen.fill([(-0.26, 0.36), *curve([(-0.2, 0.6), (-0.08, 0.69), (0.14, 0.7), (0.3, 0.64), (0.4, 0.36)])],
-                     dark(colour, 0.06), roundness=0.5)
-    pen.over(cabin, [[(-0.2, 0.4), (-0.13, 0.61), (0.05, 0.63), (0.05, 0.4)],
-                     [(0.11, 0.4), (0.11, 0.63), (0.24, 0.6), (0.32, 0.4)]], GLASS)
-    body = pen.fill(blob((-0.54, 0.16), (-0.55, 0.32), (-0.42, 0.42), (-0.1, 0.45), (0.3, 0.45), (0.5, 0.42),
-                         (0.55, 0.28), (0.53, 0.13), (0.2, 0.1), (-0.3, 0.1)),
-                    colour, roundness=0.7, lift=0.02)
+    cabin = pen.fill(
+        [(-0.26, 0.36), *curve([(-0.2, 0.6), (-0.08, 0.69), (0.14, 0.7), (0.3, 0.64), (0.4, 0.36)])],
+        dark(colour, 0.06),
+        roundness=0.5,
+    )
+    pen.over(
+        cabin,
+        [
+            [(-0.2, 0.4), (-0.13, 0.61), (0.05, 0.63), (0.05, 0.4)],
+            [(0.11, 0.4), (0.11, 0.63), (0.24, 0.6), (0.32, 0.4)],
+        ],
+        GLASS,
+    )
+    body = pen.fill(
+        blob(
+            (-0.54, 0.16),
+            (-0.55, 0.32),
+            (-0.42, 0.42),
+            (-0.1, 0.45),
+            (0.3, 0.45),
+            (0.5, 0.42),
+            (0.55, 0.28),
+            (0.53, 0.13),
+            (0.2, 0.1),
+            (-0.3, 0.1),
+        ),
+        colour,
+        roundness=0.7,
+        lift=0.02,
+    )
     paint_marks(pen, body, thing.marks, palette, band=-0.1)
     pen.fill(ellipse(-0.5, 0.3, 0.045, 0.055), (255, 240, 170), lift=0.03)
     pen.fill(ellipse(0.53, 0.31, 0.03, 0.05), (206, 52, 52), lift=0.03)
@@ -88,8 +117,11 @@ def _car_end(pen: Pen, thing, palette) -> Anchors:
     colour, front = palette[thing.colour], pen.view == "front"
     for x in (-0.27, 0.27):
         pen.fill(box(x - 0.085, 0.0, x + 0.085, 0.22, 0.05), (58, 54, 66), roundness=0.3)
-    cabin = pen.fill([(-0.32, 0.36), *curve([(-0.27, 0.62), (-0.16, 0.71), (0.16, 0.71), (0.27, 0.62)]), (0.32, 0.36)],
-                     dark(colour, 0.06), roundness=0.5)
+    cabin = pen.fill(
+        [(-0.32, 0.36), *curve([(-0.27, 0.62), (-0.16, 0.71), (0.16, 0.71), (0.27, 0.62)]), (0.32, 0.36)],
+        dark(colour, 0.06),
+        roundness=0.5,
+    )
     pen.over(cabin, [[(-0.26, 0.4), (-0.2, 0.62), (0.2, 0.62), (0.26, 0.4)]], GLASS if front else dark(GLASS, 0.3))
     outline = symmetric(0, 0, (0, 0.46), (0.3, 0.44), (0.41, 0.32), (0.38, 0.14), (0, 0.1))
     body = pen.fill(outline, colour, roundness=0.7, lift=0.02)
@@ -117,8 +149,12 @@ def _house(pen: Pen, thing, palette, _pose: str) -> Anchors:
         pen.join(wall, [(-half, 0.55), (0, 0.9), (half, 0.55)], colour)
     paint_marks(pen, wall, thing.marks, palette, band=0.7)
     if pen.side:
-        pen.fill([(-half - 0.07, 0.53), (-half + 0.06, 0.9), (half - 0.06, 0.9), (half + 0.07, 0.53)], roof,
-                 roundness=0.3, lift=0.02)
+        pen.fill(
+            [(-half - 0.07, 0.53), (-half + 0.06, 0.9), (half - 0.06, 0.9), (half + 0.07, 0.53)],
+            roof,
+            roundness=0.3,
+            lift=0.02,
+        )
     else:
         pen.fill(limb([(-half - 0.06, 0.5), (0, 0.91)], 0.09), roof, roundness=0.0, lift=0.02)
         pen.fill(limb([(half + 0.06, 0.5), (0, 0.91)], 0.09), roof, roundness=0.0, lift=0.02)
@@ -133,11 +169,16 @@ def _openings(pen: Pen, half: float, door_colour) -> None:
         y = 0.32
         pen.fill(box(x - 0.095, y - 0.095, x + 0.095, y + 0.095, 0.02), CREAM, lift=0.02, roundness=0.0)
         pane = pen.fill(box(x - 0.07, y - 0.07, x + 0.07, y + 0.07), (255, 222, 128), lift=0.02, roundness=0.0)
-        pen.over(pane, [box(x - 0.012, y - 0.1, x + 0.012, y + 0.1), box(x - 0.1, y - 0.012, x + 0.1, y + 0.012)],
-                 CREAM)
+        pen.over(
+            pane, [box(x - 0.012, y - 0.1, x + 0.012, y + 0.1), box(x - 0.1, y - 0.012, x + 0.1, y + 0.012)], CREAM
+        )
     if pen.view == "front":
-        door = pen.fill([(-0.24, 0), (-0.24, 0.3), *ellipse(-0.13, 0.3, 0.11, 0.09)[18:0:-1], (-0.02, 0.3), (-0.02, 0)],
-                        door_colour, lift=0.02, roundness=0.2)
+        door = pen.fill(
+            [(-0.24, 0), (-0.24, 0.3), *ellipse(-0.13, 0.3, 0.11, 0.09)[18:0:-1], (-0.02, 0.3), (-0.02, 0)],
+            door_colour,
+            lift=0.02,
+            roundness=0.2,
+        )
         pen.over(door, [ellipse(-0.06, 0.18, 0.022, 0.022)], (250, 204, 90))
 
 
@@ -172,8 +213,9 @@ def _clock(pen: Pen, thing, palette, _pose: str) -> Anchors:
     for s in (-1, 1):
         pen.fill(limb([(s * 0.2 * wide, 0.14), (s * 0.29 * wide, 0.03)], 0.085), dark(colour, 0.35))
         pen.fill(limb([(0, 0.8), (s * 0.2 * wide, 0.76)], 0.03), METAL, roundness=0.2)
-        pen.fill(ellipse(s * 0.22 * wide, 0.8, 0.15 * (0.6 + 0.4 * wide), 0.1, -32 * s),
-                 mix((248, 206, 96), colour, 0.15))
+        pen.fill(
+            ellipse(s * 0.22 * wide, 0.8, 0.15 * (0.6 + 0.4 * wide), 0.1, -32 * s), mix((248, 206, 96), colour, 0.15)
+        )
     pen.fill(ellipse(0, 0.9, 0.05, 0.05), METAL)
     body = pen.fill(ellipse(0, 0.42, 0.38 * (0.62 if pen.side else 1.0), 0.38), colour)
     paint_marks(pen, body, thing.marks, palette, band=-0.72)

@@ -39,10 +39,41 @@ from .subjects import (
 from .things import THING_PAINTERS
 
 __all__ = [
-    "ACCESSORIES", "BACKGROUNDS", "COLOURS", "CREATURES", "EYES", "GARMENTS", "HAIR_COLOURS", "HAIR_STYLES", "KINDS",
-    "MARKS", "PATTERNS", "POSES", "SKINS", "STYLES", "VIEWS", "Character", "Face", "Mark", "Outfit", "Picture", "Scene",
-    "Subject", "Thing", "attributes", "caption", "draw", "held_out", "held_out_subjects", "random_scene",
-    "random_subject", "region_caption", "sample", "sample_scene", "tags", "words",
+    "ACCESSORIES",
+    "BACKGROUNDS",
+    "COLOURS",
+    "CREATURES",
+    "EYES",
+    "GARMENTS",
+    "HAIR_COLOURS",
+    "HAIR_STYLES",
+    "KINDS",
+    "MARKS",
+    "PATTERNS",
+    "POSES",
+    "SKINS",
+    "STYLES",
+    "VIEWS",
+    "Character",
+    "Face",
+    "Mark",
+    "Outfit",
+    "Picture",
+    "Scene",
+    "Subject",
+    "Thing",
+    "attributes",
+    "caption",
+    "draw",
+    "held_out",
+    "held_out_subjects",
+    "random_scene",
+    "random_subject",
+    "region_caption",
+    "sample",
+    "sample_scene",
+    "tags",
+    "words",
 ]
 
 VIEWS = tuple(VIEW_ANGLES)
@@ -103,6 +134,14 @@ class Picture:
     tags: tuple[str, ...]
     subject: Subject
     scene: Scene
+
+    def face_mask(self) -> torch.Tensor:
+        """The face box as a mask (1, s, s); empty without a visible face."""
+        mask = torch.zeros_like(self.mask)
+        if self.face_box:
+            cx, cy, w, h = (round(v * mask.shape[-1]) for v in self.face_box)
+            mask[:, max(0, cy - h // 2) : cy + (h + 1) // 2, max(0, cx - w // 2) : cx + (w + 1) // 2] = 1
+        return mask
 
 
 def draw(subject: Subject, scene: Scene, caption: str | None = None, size: int = 128) -> Picture:
@@ -168,10 +207,15 @@ def _pen(canvas: Canvas, scene: Scene, size: float) -> Pen:
 def random_scene(rng: random.Random, **fixed) -> Scene:
     """A random scene; keyword arguments fix some of its fields. ValueError for unknown names."""
     values = {
-        "background": rng.choice(BACKGROUNDS), "style": rng.choices(STYLES, (0.5, 0.25, 0.25))[0],
-        "view": rng.choices(VIEWS, (0.46, 0.2, 0.14, 0.2))[0], "pose": rng.choices(POSES, (0.5, 0.25, 0.25))[0],
-        "scale": rng.uniform(0.82, 1.18), "x": rng.uniform(0.32, 0.68), "tilt": rng.uniform(-5.0, 5.0),
-        "accessory": rng.choice(ACCESSORIES) if rng.random() < 0.25 else None, "seed": rng.randrange(2 ** 31),
+        "background": rng.choice(BACKGROUNDS),
+        "style": rng.choices(STYLES, (0.5, 0.25, 0.25))[0],
+        "view": rng.choices(VIEWS, (0.46, 0.2, 0.14, 0.2))[0],
+        "pose": rng.choices(POSES, (0.5, 0.25, 0.25))[0],
+        "scale": rng.uniform(0.82, 1.18),
+        "x": rng.uniform(0.32, 0.68),
+        "tilt": rng.uniform(-5.0, 5.0),
+        "accessory": rng.choice(ACCESSORIES) if rng.random() < 0.25 else None,
+        "seed": rng.randrange(2**31),
     }
     for name in fixed:
         check(name, values, "random_scene: field")
@@ -183,15 +227,28 @@ def attributes(subject: Subject, scene: Scene) -> dict[str, str]:
 
     Values are the names of BACKGROUNDS, STYLES, VIEWS, ...; marks read like "white stripes, red badge".
     """
-    truth = {"kind": subject.word, "background": scene.background, "style": scene.style, "view": scene.view,
-             "accessory": scene.accessory or "none"}
+    truth = {
+        "kind": subject.word,
+        "background": scene.background,
+        "style": scene.style,
+        "view": scene.view,
+        "accessory": scene.accessory or "none",
+    }
     if has_poses(subject):
         truth["pose"] = scene.pose
     if isinstance(subject, Thing):
         marks = ", ".join(f"{mark.colour} {mark.kind}" for mark in subject.marks)
         return truth | {"colour": subject.colour, "marks": marks or "none"}
-    return truth | vars(subject.face) | {"garment": subject.outfit.garment, "outfit_colour": subject.outfit.colour,
-                                         "second_colour": subject.outfit.second, "pattern": subject.outfit.pattern}
+    return (
+        truth
+        | vars(subject.face)
+        | {
+            "garment": subject.outfit.garment,
+            "outfit_colour": subject.outfit.colour,
+            "second_colour": subject.outfit.second,
+            "pattern": subject.outfit.pattern,
+        }
+    )
 
 
 def tags(subject: Subject, scene: Scene) -> tuple[str, ...]:
@@ -201,9 +258,16 @@ def tags(subject: Subject, scene: Scene) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for phrase in phrases for tag in phrase.split(", ")))
 
 
-_TAG_FORMS = {"view": "{} view", "hair_style": "{} hair", "hair_colour": "{} hair", "eyes": "{} eyes",
-              "skin": "{} skin",
-              "outfit_colour": "{} outfit", "second_colour": "{} trim", "pattern": "{} pattern"}
+_TAG_FORMS = {
+    "view": "{} view",
+    "hair_style": "{} hair",
+    "hair_colour": "{} hair",
+    "eyes": "{} eyes",
+    "skin": "{} skin",
+    "outfit_colour": "{} outfit",
+    "second_colour": "{} trim",
+    "pattern": "{} pattern",
+}
 
 
 def sample_scene(seed: int) -> tuple[Subject, Scene]:

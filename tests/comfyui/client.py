@@ -92,10 +92,6 @@ class Client:
     def interrupt(self):
         self.post("/interrupt").raise_for_status()
 
-    def forget(self):
-        """Empty the server's cache of node outputs, so that the next prompt runs every node again."""
-        self.post("/free", {"free_memory": True}).raise_for_status()
-
     @contextmanager
     def events(self):
         """Collect what the server sends over the websocket while the block runs."""

@@ -27,5 +27,16 @@ def sampler(seed, steps):
     )
 
 
+def demo_subject(kind="cat", count=2, **widgets):
+    """The demo world's pictures of one subject (node 2), and its masks (node 4)."""
+    defaults = {"identity": 0, "seed": 0, "background": "any", "style": "photo", "view": "front", "size": 128}
+    return {
+        "1": node("LikenessDemoSubject", kind=kind, count=count, **{**defaults, **widgets}),
+        "2": node("PreviewImage", images=["1", 0]),
+        "3": node("MaskToImage", mask=["1", 1]),
+        "4": node("PreviewImage", images=["3", 0]),
+    }
+
+
 # file name in workflows/ -> the graph that it is built from
 WORKFLOWS = {"hello-likeness": hello}

@@ -1,8 +1,7 @@
-"""Both hooks over diffusers U-Nets of all three layouts, against the untouched network and against diffusers' own means."""
+"""Both hooks over diffusers U-Nets of all layouts, against the untouched network and diffusers' own means."""
 
 import pytest
 import torch
-
 from likeness.core.attention import MuteWord, Rows
 from likeness.core.denoiser import Denoiser, Hooks, guided
 
@@ -90,9 +89,14 @@ def test_skip_residuals_are_diffusers_controlnet_residuals(denoiser, make_text, 
     text = make_text(1)
     ours = denoiser(z, 500, text, hooks=Hooks(skips=Add()))[0]
     extra = {k: {n: v.expand(2, -1) for n, v in d.items()} for k, d in text.extra.items()}
-    theirs = denoiser.unet(z, 500, text.tokens.expand(2, -1, -1), **extra,
-                           down_block_additional_residuals=tuple(residuals[:-1]),
-                           mid_block_additional_residual=residuals[-1]).sample
+    theirs = denoiser.unet(
+        z,
+        500,
+        text.tokens.expand(2, -1, -1),
+        **extra,
+        down_block_additional_residuals=tuple(residuals[:-1]),
+        mid_block_additional_residual=residuals[-1],
+    ).sample
     assert torch.equal(ours, theirs)
 
 

@@ -3,12 +3,17 @@
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
-
 from likeness.core import diffusion
 from likeness.core.diffusion import Schedule
 
-CONFIG = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-              set_alpha_to_one=False, steps_offset=1)
+CONFIG = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
 
 
 def model(z, t):

@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
-
 from likeness.core import files
 from likeness.core.files import Header, LearnedFileError
+from safetensors.torch import save_file
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.float16)}
 HEADER = Header(kind="concept", base="sd1", word="cat", settings={"steps": 500, "lr": 0.01}, source="abc")
@@ -32,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
 
 def test_wrong_files_are_refused_with_a_sentence(tmp_path):
     path = files.save(tmp_path / "x.safetensors", TENSORS, HEADER)
-    with pytest.raises(LearnedFileError, match="holds a concept, but a adapter|holds a concept, but"):
+    with pytest.raises(LearnedFileError, match="holds a concept, but a adapter is needed"):
         files.load(path, kind="adapter")
     with pytest.raises(LearnedFileError, match="learned on sd1, but the model here is sdxl"):
         files.load(path, kind="concept", base="sdxl")
@@ -55,5 +54,9 @@ def test_wrong_files_are_refused_with_a_sentence(tmp_path):
 def test_fingerprint_knows_values_names_and_types():
     same = files.fingerprint({k: TENSORS[k].clone() for k in ("b", "a")})
     assert files.fingerprint(TENSORS) == same
-    for other in ({**TENSORS, "a": TENSORS["a"] + 1}, {**TENSORS, "c": torch.zeros(1)}, {**TENSORS, "a": TENSORS["a"].half()}):
+    for other in (
+        {**TENSORS, "a": TENSORS["a"] + 1},
+        {**TENSORS, "c": torch.zeros(1)},
+        {**TENSORS, "a": TENSORS["a"].half()},
+    ):
         assert files.fingerprint(other) != same

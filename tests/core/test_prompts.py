@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from transformers import CLIPTokenizerFast
-
 from likeness.core import prompts
 from likeness.core.demo import MODEL
+from transformers import CLIPTokenizerFast
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +42,30 @@ def test_positions_are_the_tokenizers_offsets(tokenizer, tokenize, prompt, word)
 
 def test_weights_and_escapes_do_not_move_words(tokenize):
     plain = prompts.positions("a photo of a cat in the snow", "cat", tokenize)
-    for prompt in ("a photo of a (cat:1.3) in the snow", "a ((photo)) of a cat in the (snow:0.5)", "(a photo of a cat) in the snow"):
+    for prompt in (
+        "a photo of a (cat:1.3) in the snow",
+        "a ((photo)) of a cat in the (snow:0.5)",
+        "(a photo of a cat) in the snow",
+    ):
         assert torch.equal(prompts.positions(prompt, "cat", tokenize), plain)
     escaped = prompts.positions(r"a \(cat\)", "cat", tokenize)
     assert escaped.nonzero().flatten().tolist() == [3]
 
 
-@pytest.mark.parametrize("prompt, expected", [
-    ("a cat", [("a cat", 1.0)]),
-    ("a (cat)", [("a ", 1.0), ("cat", 1.1)]),
-    ("a (red (cat:1.5) big:0.5) x", [("a ", 1.0), ("red ", 0.5), ("cat", 1.5), (" big", 0.5), (" x", 1.0)]),
-    ("((cat))", [("cat", 1.1 * 1.1)]),
-    ("(cat: very nice)", [("cat: very nice", 1.1)]),
-    (r"\(cat:2\)", [("(cat:2)", 1.0)]),
-    ("a (cat", [("a ", 1.0), ("(cat", 1.0)]),
-    ("a cat) (dog:2)", [("a cat) (dog:2)", 1.0)]),
-    ("", []),
-])
+@pytest.mark.parametrize(
+    "prompt, expected",
+    [
+        ("a cat", [("a cat", 1.0)]),
+        ("a (cat)", [("a ", 1.0), ("cat", 1.1)]),
+        ("a (red (cat:1.5) big:0.5) x", [("a ", 1.0), ("red ", 0.5), ("cat", 1.5), (" big", 0.5), (" x", 1.0)]),
+        ("((cat))", [("cat", 1.1 * 1.1)]),
+        ("(cat: very nice)", [("cat: very nice", 1.1)]),
+        (r"\(cat:2\)", [("(cat:2)", 1.0)]),
+        ("a (cat", [("a ", 1.0), ("(cat", 1.0)]),
+        ("a cat) (dog:2)", [("a cat) (dog:2)", 1.0)]),
+        ("", []),
+    ],
+)
 def test_weights_parse_as_in_comfyui(prompt, expected):
     parsed = prompts.parse_weights(prompt)
     assert [t for t, _ in parsed] == [t for t, _ in expected]

@@ -29,7 +29,7 @@ def mean_colour(picture):
 
 
 def test_same_seed_gives_the_same_picture_and_caption():
-    for seed in (0, 7, 2 ** 40):
+    for seed in (0, 7, 2**40):
         a, b = world.sample(seed), world.sample(seed)
         assert torch.equal(a.image, b.image) and torch.equal(a.depth, b.depth)
         assert (a.caption, a.tags, a.subject, a.scene) == (b.caption, b.tags, b.subject, b.scene)
@@ -71,18 +71,22 @@ def test_people_have_a_face_box_unless_seen_from_behind_and_always_clothes():
             if picture.face_box:
                 cx, cy, w, h = picture.face_box
                 box = [round(128 * v) for v in (cx - w / 2, cx + w / 2, cy - h / 2, cy + h / 2)]
-                inside = picture.mask[0, box[2]:box[3], box[0]:box[1]]
+                inside = picture.mask[0, box[2] : box[3], box[0] : box[1]]
                 assert inside.mean() > 0.75
-                assert picture.clothes[0, box[2]:box[3], box[0]:box[1]].mean() < 0.2
+                assert picture.clothes[0, box[2] : box[3], box[0] : box[1]].mean() < 0.2
     picture = world.draw(Thing("cup", "red"), PLAIN)
     assert picture.face_box is None and picture.clothes is None
 
 
 @pytest.mark.parametrize("kind", ["cat", "cup"])
 def test_scenes_of_one_subject_share_its_colours(kind):
-    pictures = {colour: [mean_colour(world.draw(Thing(kind, colour), scene))
-                         for scene in scenes(2, seed=4, style="photo", accessory=None, background="meadow")]
-                for colour in ("red", "green", "blue", "white")}
+    pictures = {
+        colour: [
+            mean_colour(world.draw(Thing(kind, colour), scene))
+            for scene in scenes(2, seed=4, style="photo", accessory=None, background="meadow")
+        ]
+        for colour in ("red", "green", "blue", "white")
+    }
     for colour, (a, b) in pictures.items():
         others = [torch.dist(a, c) for other, pair in pictures.items() if other != colour for c in pair]
         assert torch.dist(a, b) < min(others)
@@ -191,22 +195,25 @@ def test_random_subjects_follow_their_arguments():
     assert 0.4 < sum(marked) / 600 < 0.6
 
 
-@pytest.mark.parametrize("make, parts", [
-    (lambda: Thing("horse", "red"), ("Thing.kind", "'horse'", "teapot")),
-    (lambda: Thing("cat", "pink"), ("Thing.colour", "'pink'", "purple")),
-    (lambda: Mark("glitter", "red"), ("Mark.kind", "'glitter'", "stripes")),
-    (lambda: Mark("spots", "red", 12), ("Mark.variant", "12", "11")),
-    (lambda: Face("mohawk", "black", "blue", "tan"), ("Face.hair_style", "'mohawk'", "curly")),
-    (lambda: Outfit("toga", "red", "blue"), ("Outfit.garment", "'toga'", "dress")),
-    (lambda: Scene("moon", "photo"), ("Scene.background", "'moon'", "beach")),
-    (lambda: Scene("beach", "film"), ("Scene.style", "'film'", "drawing")),
-    (lambda: Scene("beach", "photo", scale=3.0), ("Scene.scale", "3.0", "1.2")),
-    (lambda: world.random_scene(random.Random(0), light="red"), ("random_scene", "'light'", "style")),
-    (lambda: subjects(1, kinds=("cat", "horse")), ("kinds", "'horse'", "cat")),
-    (lambda: world.held_out_subjects(1, "horse"), ("held_out_subjects", "'horse'", "person")),
-    (lambda: world.draw(PERSON, PLAIN, size=100), ("draw", "100", "64")),
-    (lambda: world.region_caption("hand", PERSON), ("region_caption", "'hand'", "face")),
-])
+@pytest.mark.parametrize(
+    "make, parts",
+    [
+        (lambda: Thing("horse", "red"), ("Thing.kind", "'horse'", "teapot")),
+        (lambda: Thing("cat", "pink"), ("Thing.colour", "'pink'", "purple")),
+        (lambda: Mark("glitter", "red"), ("Mark.kind", "'glitter'", "stripes")),
+        (lambda: Mark("spots", "red", 12), ("Mark.variant", "12", "11")),
+        (lambda: Face("mohawk", "black", "blue", "tan"), ("Face.hair_style", "'mohawk'", "curly")),
+        (lambda: Outfit("toga", "red", "blue"), ("Outfit.garment", "'toga'", "dress")),
+        (lambda: Scene("moon", "photo"), ("Scene.background", "'moon'", "beach")),
+        (lambda: Scene("beach", "film"), ("Scene.style", "'film'", "drawing")),
+        (lambda: Scene("beach", "photo", scale=3.0), ("Scene.scale", "3.0", "1.2")),
+        (lambda: world.random_scene(random.Random(0), light="red"), ("random_scene", "'light'", "style")),
+        (lambda: subjects(1, kinds=("cat", "horse")), ("kinds", "'horse'", "cat")),
+        (lambda: world.held_out_subjects(1, "horse"), ("held_out_subjects", "'horse'", "person")),
+        (lambda: world.draw(PERSON, PLAIN, size=100), ("draw", "100", "64")),
+        (lambda: world.region_caption("hand", PERSON), ("region_caption", "'hand'", "face")),
+    ],
+)
 def test_errors_name_input_value_and_choices(make, parts):
     with pytest.raises(ValueError) as error:
         make()

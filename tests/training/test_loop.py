@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from likeness.core.files import LearnedFileError
 from likeness.training.loop import Cancelled, Settings, Trainer
 
@@ -22,7 +21,7 @@ SETTINGS = Settings(steps=40, lr=0.05, warmup=5, decay=0.5, weight_decay=0.01, e
 
 
 def test_it_learns():
-    weight, trainer = problem(Settings(steps=300, lr=0.05))
+    _weight, trainer = problem(Settings(steps=300, lr=0.05))
     assert trainer.run()["w"] == pytest.approx([1.0] * 3, abs=0.02)
 
 

@@ -50,7 +50,8 @@ async function openFrontEnd(page) {
   const query = options.template ? `/?template=${options.template}&source=${options.pack}` : "/";
   await page.goto(options.server + query);
   await page.waitForFunction(() => window.app?.graph && window.app?.extensionManager, null, { timeout: 60_000 });
-  await page.waitForTimeout(2000); // the front end still loads its default workflow
+  await page.waitForLoadState("networkidle");
+  await page.waitForTimeout(2000); // the front end still loads its default workflow, or the template
 }
 
 /** Load an API or UI workflow; API graphs get positions, since they carry none. */
@@ -90,7 +91,6 @@ async function work(page) {
   const workflow = options.workflow && JSON.parse(readFileSync(options.workflow, "utf8"));
   await openFrontEnd(page);
   if (workflow) await loadWorkflow(page, workflow);
-  if (options.template) await page.waitForTimeout(3000);
   if (options.png) await takePicture(page, options.png);
   if (options["to-ui"]) await writeJson(page, options["to-ui"], () => window.app.graph.serialize());
   if (options["to-api"]) await writeJson(page, options["to-api"], async () => (await window.app.graphToPrompt()).output);

@@ -86,7 +86,9 @@ def main(pack):
         result["rows"] = here.rows == there.rows
         result["features"] = max(rel(a, b) for a, b in zip(here.features, there.features))
         other = prompts["positive"].with_tokens(prompts["positive"].tokens * 0.5)
-        result["with_tokens"] = rel(native(z, 900, other)[0], base.denoiser(z, 900, text.with_tokens(text.tokens * 0.5))[0])
+        result["with_tokens"] = rel(
+            native(z, 900, other)[0], base.denoiser(z, 900, text.with_tokens(text.tokens * 0.5))[0]
+        )
         return "returned"
 
     latents = headless / model.model.latent_format.scale_factor

@@ -40,8 +40,10 @@ class Recorder(Everywhere):
 
     def __call__(self, site, *args):
         rows = args[3] if len(args) == 5 else args[1]
+        # ComfyUI puts the conditionings of a batch in an order of its own
+        order = rows.conditional.to(torch.uint8).argsort(stable=True)
         values = (rows.conditional, rows.stream, rows.timestep.round(), rows.where("cat", 77))
-        self.rows.append((site.name, [v.tolist() for v in values]))
+        self.rows.append((site.name, [v[order].tolist() for v in values]))
         if len(args) == 2:
-            self.features.append(args[0])
+            self.features.append(args[0][order])
         return super().__call__(site, *args)

@@ -1,0 +1,77 @@
+"""Gradients from inside a node: the same as headless, weights left as found, LoRA in force."""
+
+import torch
+from common import conditioning, rel
+from likeness_in_comfyui.core import checkpoint
+from likeness_in_comfyui.core.demo import MODEL
+from likeness_in_comfyui.nodes import demo_model, denoiser
+
+import nodes
+
+NAME = "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+TWIN = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+
+
+def gradient_in_comfyui(model, positive, latent):
+    def work(native, z, prompts):
+        tokens = prompts["positive"].tokens.detach().clone().requires_grad_(True)
+        out = native(z, 500, prompts["positive"].with_tokens(tokens))[0]
+        return torch.autograd.grad(out.square().mean(), tokens)[0]
+
+    return denoiser.run(model, {"positive": positive}, latent, work, gradients=True)
+
+
+def gradient_headless(base, z, tokens):
+    tokens = tokens.clone().requires_grad_(True)
+    text = base.text("a cat").with_tokens(tokens)
+    return torch.autograd.grad(base.denoiser(z, 500, text)[0].square().mean(), tokens)[0]
+
+
+def main(pack):
+    model, clip, _ = demo_model.load()
+    # as another pack's loader would have made them: under inference mode
+    for module in model.model.diffusion_model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                module._parameters[name] = torch.nn.Parameter(weight.detach().clone(), False)
+    unet = model.model.diffusion_model
+    before = dict(unet.named_parameters())
+    positive = conditioning(clip, "a cat")
+    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    z = model.model.process_latent_in(latent)
+    result = {"inference": all(v.is_inference() for v in before.values()) and positive[0][0].is_inference()}
+    here = gradient_in_comfyui(model, positive, latent)
+    after = dict(unet.named_parameters())
+    result["weights_left"] = all(after[k] is v for k, v in before.items())
+    result["no_grad_left"] = not any(v.requires_grad for v in after.values())
+    with torch.inference_mode(False), torch.enable_grad():
+        base = checkpoint.load(MODEL)
+        plain = gradient_headless(base, z.clone(), positive[0][0])
+        result["gradient"] = rel(here, plain)
+        result["not_flat"] = float(here.abs().max())
+    # a LoRA, by ComfyUI's own patching
+    shape = before[NAME].shape
+    g = torch.Generator().manual_seed(2)
+    up, down = torch.randn(shape[0], 4, generator=g), torch.randn(4, shape[1], generator=g)
+    patched = model.clone()
+    import comfy.weight_adapter
+
+    patched.add_patches(
+        {f"diffusion_model.{NAME}": comfy.weight_adapter.LoRAAdapter(set(), (up, down, None, None, None, None))}, 0.5
+    )
+    with_lora = gradient_in_comfyui(patched, positive, latent)
+    with torch.inference_mode(False), torch.enable_grad():
+        base.denoiser.unet.get_parameter(TWIN).data += 0.5 * up.clone() @ down.clone()
+        result["lora"] = rel(with_lora, gradient_headless(base, z.clone(), positive[0][0]))
+    result["lora_differs"] = rel(with_lora, here)
+    result["lora_gone"] = rel(gradient_in_comfyui(model, positive, latent), here)
+    # what other nodes do with the same MODEL afterwards
+    empty = nodes.EmptyLatentImage().generate(128, 128, 1)[0]
+    sampled = nodes.common_ksampler(model, 1, 2, 4.0, "euler", "normal", positive, positive, empty)[0]["samples"]
+    result["still_samples"] = bool(sampled.isfinite().all())
+    before = dict(unet.named_parameters())
+    try:
+        denoiser.run(model, {"positive": positive}, latent, lambda *a: 1 / 0, gradients=True)
+    except ZeroDivisionError:
+        result["left_after_error"] = all(before[k] is v for k, v in unet.named_parameters())
+    return result

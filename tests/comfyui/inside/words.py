@@ -1,0 +1,42 @@
+"""Prompts in both runtimes: the same tokens, the same word positions, whatever the weights, length and embeddings."""
+
+import folder_paths
+import torch
+from common import conditioning, rel
+from likeness_in_comfyui.core import checkpoint
+from likeness_in_comfyui.core.demo import MODEL
+from likeness_in_comfyui.nodes import demo_model, denoiser
+from safetensors.torch import save_file
+
+PROMPTS = [
+    "a photo of a cat",
+    "a (photo) of a ((red:1.4) cat:0.7), Cats and a CAT!",
+    r"a \(cat\) (on the beach:1.3",
+    "a cat) in (the snow)",
+    "(cat: a zebracorn)",
+    "a red cat in the snow, " * 14 + "(and a zebracorn:1.2) with a cat",
+    "words that are not known: (café, 猫, naïve:1.1) cat",
+    "",
+]
+
+
+def main(pack):
+    _, clip, _ = demo_model.load()
+    base = checkpoint.load(MODEL)
+    result = {"tokens": [], "positions": [], "found": []}
+    for prompt in PROMPTS:
+        here = denoiser.find_words(clip, prompt, ["cat", "zebracorn"])
+        there = base.text(prompt, ["cat", "zebracorn"])
+        result["tokens"].append(rel(conditioning(clip, prompt)[0][0], there.tokens))
+        result["positions"].append(all(torch.equal(here[w], there.words[w]) for w in here))
+        result["found"].append([int(here[w].sum()) for w in here])
+    folder = folder_paths.get_folder_paths("embeddings")[0]
+    from pathlib import Path
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file({"clip_l": torch.randn(3, 192)}, f"{folder}/three.safetensors")
+    _, clip, _ = demo_model.load()
+    clip.tokenizer.clip_l.embedding_directory = [folder]
+    where = denoiser.find_words(clip, "a embedding:three cat", ["cat"])["cat"]
+    result["after_embedding"] = where.nonzero().flatten().tolist()
+    return result
