@@ -51,8 +51,12 @@ class DemoModel(comfy.supported_models.SD15):
     unet_extra_config = {"num_head_channels": -1}
 
 
-def load_model(folder: Path) -> Any:
-    """The U-Net as a MODEL."""
+def load_model(folder: Path, disable_dynamic: bool = False) -> Any:
+    """The U-Net as a MODEL.
+
+    Args:
+        disable_dynamic: asked for by ComfyUI when it trains; the plain patcher used here always obeys.
+    """
     config, weights = _part(folder, "unet")
     layers, channels = config["layers_per_block"], config["block_out_channels"]
     levels = len(channels)

@@ -173,6 +173,8 @@ def run(model: Any, conditionings: Mapping[str, list], latent: Tensor, work: Wor
     ):
         if gradients:
             conditionings, latent = _plain(conditionings), _plain(latent)
+            if getattr(model, "is_dynamic", bool)():
+                model = model.get_non_dynamic_delegate()  # weights that page in and out can't be lent to autograd
         guider = comfy.samplers.CFGGuider(model)
         guider.inner_set_conds(dict(conditionings))
         sampler = _Work(work, gradients)

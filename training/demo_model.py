@@ -115,11 +115,12 @@ class Pictures:
     def render(cls, count: int, cache: Path) -> Pictures:
         """The world's pictures of seeds 0..count-1, from the cache where it is complete."""
         from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
 
         if cache.exists():
             images = files.load(cache, kind="pictures")[0]["images"]
         else:
-            with ProcessPoolExecutor() as pool:
+            with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
                 images = torch.stack([torch.from_numpy(a) for a in pool.map(_image, range(count), chunksize=50)])
             files.save(cache, {"images": images}, files.Header(kind="pictures"))
         return cls(images, [world.sample_scene(seed) for seed in range(count)])

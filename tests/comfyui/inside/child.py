@@ -13,12 +13,12 @@ from pathlib import Path
 PACK = "likeness_in_comfyui"
 
 
-def enter_comfyui(comfyui, base):
-    """ComfyUI's modules first on the path, its settings as a CPU server would have them."""
+def enter_comfyui(comfyui, base, arguments):
+    """ComfyUI's modules first on the path, its settings as a server with these arguments would have them."""
     here = sys.path.pop(0)
     sys.path.insert(0, comfyui)
     sys.path.append(here)
-    sys.argv = [str(Path(comfyui) / "main.py"), "--cpu", "--disable-api-nodes", "--base-directory", str(base)]
+    sys.argv = [str(Path(comfyui) / "main.py"), *arguments, "--disable-api-nodes", "--base-directory", str(base)]
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -48,7 +48,7 @@ def write_result(folder, result):
 def main():
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text())
-    enter_comfyui(job["comfyui"], folder)
+    enter_comfyui(job["comfyui"], folder, job["arguments"])
     import torch
 
     pack = load(PACK, Path(job["repository"]) / "__init__.py")

@@ -22,9 +22,9 @@ class Inside:
     def __init__(self, comfyui, folder):
         self.comfyui, self.folder, self.runs = Path(comfyui), Path(folder), 0
 
-    def __call__(self, script, *, inference_mode=False, timeout=300, **inputs):
-        """Nodes run under torch.inference_mode: ask for it where that matters."""
-        job = self._write_job(script, inference_mode, inputs)
+    def __call__(self, script, *, inference_mode=False, timeout=300, arguments=("--cpu",), **inputs):
+        """Nodes run under torch.inference_mode: ask for it where that matters. `arguments` are ComfyUI's own."""
+        job = self._write_job(script, inference_mode, arguments, inputs)
         done = subprocess.run(
             [comfyui_python(), str(HERE / "child.py"), str(job)],
             cwd=job,
@@ -38,7 +38,7 @@ class Inside:
             raise AssertionError(f"{script_name(script)} failed inside ComfyUI:\n{done.stdout}")
         return read_result(job)
 
-    def _write_job(self, script, inference_mode, inputs):
+    def _write_job(self, script, inference_mode, arguments, inputs):
         self.runs += 1
         job = self.folder / f"inside{self.runs}"
         job.mkdir()
@@ -50,6 +50,7 @@ class Inside:
             "repository": str(REPOSITORY),
             "script": str(path),
             "inference_mode": inference_mode,
+            "arguments": list(arguments),
             "inputs": inputs,
         }
         (job / "job.json").write_text(json.dumps(order))

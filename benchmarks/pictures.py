@@ -1,0 +1,59 @@
+"""The pictures of the docs, drawn anew: `python benchmarks/pictures.py`."""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from likeness.core import checkpoint, diffusion
+from likeness.core.attention import MuteWord
+from likeness.core.demo import MODEL, sheet, world
+from likeness.core.denoiser import Hooks, guided
+
+VIEWS = ("front", "left", "back", "right", "front", "front")
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+MUTED = (("a photo of a red cat on the beach", "red"), ("a photo of a blue dog wearing a hat", "hat"),
+         ("a painting of a green robot in the snow", "snow"))  # fmt: skip
+
+
+def demo() -> None:
+    """What `make demo` draws."""
+    print(sheet.table(sheet.draw(sheet.Config(out=DOCS / "demo.jpg"))))
+
+
+def subjects() -> None:
+    """Six held-out subjects of the world, each in six scenes."""
+    kinds = ("cat", "dog", "robot", "teapot", "person", "person")
+    chosen = [world.held_out_subjects(n + 1, kind)[n] for n, kind in enumerate(kinds)]
+    rows = []
+    for subject in chosen:
+        rng = random.Random(7)
+        scenes = [world.random_scene(rng, view=v, background=b) for v, b in zip(VIEWS, world.BACKGROUNDS)]
+        rows.append((f"one {subject.word}, six scenes", torch.stack([world.draw(subject, s).image for s in scenes])))
+    sheet.contact_sheet(rows, DOCS / "world.jpg")
+
+
+def muted() -> None:
+    """The same noise with all words, and with one word's attention column zeroed."""
+    model, rows = checkpoint.load(MODEL), []
+    noise = torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    timesteps = model.denoiser.schedule.timesteps(30)
+    for prompt, word in MUTED:
+        text, null = model.text(prompt, [word]), model.text("")
+        for label, hooks in ((prompt, None), (f"'{word}' muted", Hooks(attention=MuteWord(word), words=(word,)))):
+            with torch.no_grad():
+                predict = guided(model.denoiser, text, null, 5.0, hooks)
+                latents = diffusion.sample(model.denoiser.schedule, predict, noise, timesteps)
+            rows.append((label, model.decode(latents)))
+    sheet.contact_sheet(rows, DOCS / "muted-word.jpg")
+
+
+PICTURES = {"demo": demo, "world": subjects, "muted": muted}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(PICTURES), choices=[*PICTURES, []])
+    for name in parser.parse_args().names:
+        PICTURES[name]()

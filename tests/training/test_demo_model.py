@@ -1,0 +1,81 @@
+"""The embedded model's training, a few steps of it: complete, resumable, and its tokenizer spells everything."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from likeness.core import checkpoint, files
+from likeness.core.demo import MODEL, sheet, world
+from likeness.core.diffusion import Schedule
+from likeness.training import demo_model
+from likeness.training.loop import Settings
+from likeness.training.tokenizer import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo-model")
+    config = demo_model.Config(
+        out=folder / "model",
+        work=folder / "work",
+        pictures=6,
+        vae=Settings(steps=2, ema=0.9),
+        unet=Settings(steps=2, ema=0.9),
+        vae_batch=2,
+        vae_crop=32,
+        unet_batch=3,
+        threads=torch.get_num_threads(),
+    )
+    stages = []
+    demo_model.train(config, lambda stage, progress: stages.append((stage, progress.step)))
+    return config, stages
+
+
+def test_every_stage_runs_and_the_result_draws(trained, tmp_path):
+    config, stages = trained
+    assert stages == [("vae", 1), ("vae", 2), ("unet", 1), ("unet", 2)]
+    rows = sheet.draw(sheet.Config(out=tmp_path / "x.png", model=config.out, prompts=("a cat",), columns=2, steps=2))
+    assert rows[0].images.shape == (2, 3, 128, 128) and rows[0].images.isfinite().all()
+
+
+def test_a_second_run_only_goes_on(trained):
+    config, _ = trained
+    before = (config.out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    stages = []
+    longer = replace(config, unet=replace(config.unet, steps=3))
+    demo_model.train(longer, lambda stage, progress: stages.append((stage, progress.step)))
+    assert stages == [("unet", 3)]
+    assert (config.out / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() != before
+
+
+def test_it_goes_on_from_a_model(trained, tmp_path):
+    config, _ = trained
+    start = checkpoint.load(config.out)
+    further = replace(config, out=tmp_path / "model", work=tmp_path / "work", init=config.out)
+    further = replace(further, vae=replace(config.vae, steps=0), unet=replace(config.unet, steps=0))
+    again = checkpoint.load(demo_model.train(further))
+    for name in ("unet", "vae"):
+        weights = [getattr(m.denoiser, name, None) or getattr(m, name) for m in (start, again)]
+        assert files.fingerprint(weights[0].state_dict()) == files.fingerprint(weights[1].state_dict())
+
+
+def test_the_tokenizer_knows_the_worlds_words_and_spells_the_rest(tmp_path):
+    tokenizer = make_tokenizer(tmp_path, world.words())
+    assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in world.words())
+    assert tokenizer.unk_token_id not in tokenizer("zebra café 猫 0_o {x}~ 🙂").input_ids
+    assert 450 < len(tokenizer) < 560
+    assert tokenizer.pad_token_id != tokenizer.bos_token_id
+
+
+def test_the_embedded_tokenizer_is_this_one(tmp_path):
+    make_tokenizer(tmp_path, world.words())
+    for name in ("vocab.json", "merges.txt"):
+        assert (tmp_path / name).read_bytes() == (MODEL / "tokenizer" / name).read_bytes()
+
+
+def test_min_snr_weights_are_the_formula():
+    schedule = Schedule.scaled_linear()
+    weight = demo_model.min_snr(schedule)
+    snr = schedule.alphas / (1 - schedule.alphas)
+    assert weight[-1] == 1 and weight[0] == pytest.approx(5 / float(snr[0]))
+    assert bool((weight[snr < 5] == 1).all())
