@@ -65,7 +65,10 @@ def main(argv: list[str] | None = None) -> None:
                 raise SystemExit(f"likeness: {e}") from None
             except ModuleNotFoundError as e:
                 raise SystemExit(f"likeness: this needs the package {e.name}: pip install {e.name}") from None
-    if argv and argv[0] not in ("-h", "--help"):
+    if argv[:1] in (["-h"], ["--help"]):
+        print(usage())
+        return
+    if argv:
         print(f"likeness: no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
-    print(usage(), file=sys.stderr if argv else sys.stdout)
-    raise SystemExit(0 if argv and argv[0] in ("-h", "--help") else 2)
+    print(usage(), file=sys.stderr)
+    raise SystemExit(2)

@@ -7,7 +7,6 @@ All sizes and losses here are ours.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from ..core import files
 from ..core.demo import world
 from ..core.diffusion import Schedule
+from . import demo_export as export
 from . import loop
 from .tokenizer import LENGTH, make_tokenizer
 
@@ -97,8 +97,8 @@ def train(config: Config, watch: Watch | None = None) -> Path:
     vae = train_vae(config, pictures, watch)
     tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
     latents = encode(vae, pictures, config.work / f"latents-{files.fingerprint(vae.state_dict())}.safetensors")
-    unet, text = train_unet(config, pictures, latents, tokenizer, watch)
-    return save(config, vae, unet, text)
+    unet, text, loss = train_unet(config, pictures, latents, tokenizer, watch)
+    return export.save(config, SCHEDULER, vae, unet, text, loss)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def train_unet(config: Config, pictures: Pictures, latents: Tensor, tokenizer: A
 
     parameters = {f"unet.{k}": p for k, p in unet.named_parameters()}
     parameters |= {f"text.{k}": p for k, p in text.named_parameters()}
-    _fit("unet", parameters, loss, config.unet, config, watch)
-    return unet.eval(), text.eval()
+    final = _fit("unet", parameters, loss, config.unet, config, watch)
+    return unet.eval(), text.eval(), final
 
 
 def min_snr(schedule: Schedule, gamma: float = 5.0) -> Tensor:
@@ -252,39 +252,11 @@ def _fit(
     settings: loop.Settings,
     config: Config,
     watch: Watch | None,
-) -> None:
+) -> float:
+    """Train one stage, leave its best weights in the parameters; returns the recent loss."""
     trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors")
     best = trainer.run(watch and (lambda progress: watch(name, progress)))
     with torch.no_grad():
         for key, parameter in parameters.items():
             parameter.copy_(best[key])
-
-
-def save(config: Config, vae: nn.Module, unet: nn.Module, text: nn.Module) -> Path:
-    """Half-precision weights in diffusers' layout, with a model card."""
-    from diffusers import DDIMScheduler
-
-    for name, model in (("vae", vae), ("unet", unet), ("text_encoder", text)):
-        model.half().save_pretrained(config.out / name, safe_serialization=True)
-    _drop_unknown(config.out / "vae" / "config.json", "block_out_channels")
-    DDIMScheduler(**SCHEDULER).save_pretrained(config.out / "scheduler")
-    index = dict(
-        _class_name="StableDiffusionPipeline",
-        vae=["diffusers", "AutoencoderTiny"],
-        unet=["diffusers", "UNet2DConditionModel"],
-        text_encoder=["transformers", "CLIPTextModel"],
-        tokenizer=["transformers", "CLIPTokenizer"],
-        scheduler=["diffusers", "DDIMScheduler"],
-        safety_checker=[None, None],
-        feature_extractor=[None, None],
-        requires_safety_checker=False,
-    )
-    files.write_atomically(config.out / "model_index.json", json.dumps(index, indent=2).encode())
-    return config.out
-
-
-def _drop_unknown(path: Path, key: str) -> None:
-    """Remove a key that diffusers writes but warns about when it reads it back."""
-    settings = json.loads(path.read_text())
-    settings.pop(key, None)
-    files.write_atomically(path, json.dumps(settings, indent=2).encode())
+    return trainer.recent

@@ -80,6 +80,10 @@ class Trainer:
         loss: `(step, generator) -> scalar`; called `accumulation` times a step.
         settings: see `Settings`.
         checkpoint: file to save to and to resume from; None keeps nothing.
+
+    Attributes:
+        step: steps done.
+        recent: running mean of the loss over about 50 steps.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class Trainer:
         self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, checkpoint
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
-        self.step = 0
+        self.step, self.recent = 0, math.nan
         if checkpoint is not None and checkpoint.exists():
             self._resume()
 
@@ -107,6 +111,7 @@ class Trainer:
             while self.step < self.settings.steps:
                 value = self._one_step()
                 self.step += 1
+                self.recent = value if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * value
                 if self.step % self.settings.every == 0:
                     self.save()
                 if watch:
@@ -146,7 +151,7 @@ class Trainer:
         tensors |= {f"average.{k}": p for k, p in self.average.items()}
         for name, p in self.parameters.items():
             tensors |= {f"{key}.{name}": torch.as_tensor(v) for key, v in self.optimiser.state.get(p, {}).items()}
-        header = files.Header(kind=CHECKPOINT, settings={"step": self.step, "seed": self.settings.seed})
+        header = files.Header(kind=CHECKPOINT, settings={"step": self.step, "loss": str(self.recent)})
         files.save(self.checkpoint, tensors, header)
 
     def _resume(self) -> None:
@@ -164,4 +169,4 @@ class Trainer:
                     self.optimiser.state[p] = {k: tensors[f"{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
                 if name in self.average:
                     self.average[name].copy_(tensors.get(f"average.{name}", p))
-        self.step = int(header.settings["step"])
+        self.step, self.recent = int(header.settings["step"]), float(header.settings.get("loss", math.nan))

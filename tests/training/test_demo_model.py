@@ -7,7 +7,7 @@ import torch
 from likeness.core import checkpoint, files
 from likeness.core.demo import MODEL, sheet, world
 from likeness.core.diffusion import Schedule
-from likeness.training import demo_model
+from likeness.training import demo_export, demo_model
 from likeness.training.loop import Settings
 from likeness.training.tokenizer import make_tokenizer
 
@@ -79,3 +79,16 @@ def test_min_snr_weights_are_the_formula():
     snr = schedule.alphas / (1 - schedule.alphas)
     assert weight[-1] == 1 and weight[0] == pytest.approx(5 / float(snr[0]))
     assert bool((weight[snr < 5] == 1).all())
+
+
+def test_psnr_is_the_formula():
+    class Off:
+        """An autoencoder whose pictures are a constant 0.01 too bright or too dark."""
+
+        def encode(self, x):
+            return type("", (), {"latents": x})
+
+        def decode(self, z):
+            return type("", (), {"sample": z + 0.02 * (1 - 2 * (z > 0))})
+
+    assert demo_export.psnr(Off(), [1, 2]) == pytest.approx(40.0, abs=1e-3)

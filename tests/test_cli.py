@@ -1,0 +1,43 @@
+"""The command line: it says what it can do, does it, and fails in one sentence."""
+
+from likeness.cli import COMMANDS, main
+
+
+def run(capsys, *argv):
+    """Exit code, standard output, standard error."""
+    code = 0
+    try:
+        main(list(argv))
+    except SystemExit as e:
+        code = e.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_every_command_is_listed_and_has_help(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    for path, command in COMMANDS.items():
+        assert f"likeness {' '.join(path)}" in out and command.__doc__ in out
+        code, help_text, _ = run(capsys, *path, "--help")
+        assert code == 0 and "--out" in help_text
+
+
+def test_mistakes_end_in_one_sentence(capsys, tmp_path):
+    code, _, err = run(capsys, "draw")
+    assert code == 2 and "no command 'draw'" in err and "usage:" in err
+    code, _, _ = run(capsys, "demo", "--model", str(tmp_path / "missing"), "--out", str(tmp_path / "x.png"))
+    assert "no checkpoint at" in code
+    code, _, _ = run(capsys, "demo", "--steps", "0", "--out", str(tmp_path / "x.png"))
+    assert "steps is 0; it must lie between 1 and 1000" in code
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_draws_a_sheet_and_a_table(capsys, tmp_path):
+    out = tmp_path / "sheet.png"
+    code, text, _ = run(
+        capsys, "demo", "--out", str(out), "--prompts", "a cat", "a dog", "--columns", "2", "--steps", "2"
+    )
+    assert code == 0 and out.stat().st_size > 10_000
+    assert [line.split()[0:2] for line in text.splitlines()[1:3]] == [["a", "cat"], ["a", "dog"]]
+    assert f"wrote {out}" in text
