@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -23,6 +24,7 @@ def train_demo_model(argv: list[str]) -> None:
     from .training import demo_model
 
     config = tyro.cli(demo_model.Config, args=argv, prog="likeness train demo-model")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill checkpoints too
     print(f"wrote {demo_model.train(config, _watch())}")
 
 

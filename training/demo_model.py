@@ -67,6 +67,7 @@ class Config:
         vae_batch: crops a step.
         vae_crop: their width in pixels.
         unet_batch: latents a step.
+        keep_encoder: train the decoder of `init` alone; its latents, and so its U-Net, stay valid.
         threads: CPU threads; give it only cores that nothing else uses.
     """
 
@@ -85,6 +86,7 @@ class Config:
     vae_batch: int = 8
     vae_crop: int = 48
     unet_batch: int = 32
+    keep_encoder: bool = False
     threads: int = 2
 
 
@@ -96,7 +98,8 @@ def train(config: Config, watch: Watch | None = None) -> Path:
     pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
     vae = train_vae(config, pictures, watch)
     tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
-    latents = encode(vae, pictures, config.work / f"latents-{files.fingerprint(vae.state_dict())}.safetensors")
+    known = files.fingerprint({**vae.encoder.state_dict(), "pictures": pictures.images[-1]})
+    latents = encode(vae, pictures, config.work / f"latents-{known}.safetensors")
     unet, text, loss = train_unet(config, pictures, latents, tokenizer, watch)
     return export.save(config, SCHEDULER, vae, unet, text, loss)
 
@@ -152,6 +155,7 @@ def train_vae(config: Config, pictures: Pictures, watch: Watch | None) -> nn.Mod
 
     vae = AutoencoderTiny.from_pretrained(config.init / "vae") if config.init else AutoencoderTiny(**VAE)
     vae.to(memory_format=torch.channels_last)
+    parameters = dict(vae.decoder.named_parameters() if config.keep_encoder else vae.named_parameters())
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         x = (
@@ -168,7 +172,7 @@ def train_vae(config: Config, pictures: Pictures, watch: Watch | None) -> nn.Mod
         colour = (z[:, :3] - 2 * nn.functional.avg_pool2d(x, 8)).square().mean()
         return (y - x).abs().mean() + 0.5 * _edges(y - x) + 0.02 * spread + hint * colour
 
-    _fit("vae", dict(vae.named_parameters()), loss, config.vae, config, watch)
+    _fit("decoder" if config.keep_encoder else "vae", parameters, loss, config.vae, config, watch)
     return vae.eval().requires_grad_(False)
 
 

@@ -59,6 +59,17 @@ def test_it_goes_on_from_a_model(trained, tmp_path):
         assert files.fingerprint(weights[0].state_dict()) == files.fingerprint(weights[1].state_dict())
 
 
+def test_a_decoder_trained_alone_leaves_the_latents(trained, tmp_path):
+    config, _ = trained
+    further = replace(config, out=tmp_path / "model", work=tmp_path / "work", init=config.out, keep_encoder=True)
+    stages = []
+    demo_model.train(replace(further, unet=replace(config.unet, steps=0)), lambda *p: stages.append(p[0]))
+    before, after = (checkpoint.load(folder).vae.state_dict() for folder in (config.out, further.out))
+    assert stages == ["decoder", "decoder"]
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+
+
 def test_the_tokenizer_knows_the_worlds_words_and_spells_the_rest(tmp_path):
     tokenizer = make_tokenizer(tmp_path, world.words())
     assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in world.words())
