@@ -12,7 +12,7 @@ def agreement(comfyui_path, tmp_path_factory):
 
 def test_euler_in_comfyui_is_ddim_headless(agreement):
     assert agreement["tokens"] < 1e-4
-    assert agreement["sampling"] < 1e-3
+    assert agreement["sampling"] < 1e-3 and agreement["diffusers"] < 1e-3
 
 
 def test_the_autoencoder_is_the_same(agreement):

@@ -26,6 +26,23 @@ def euler(model, positive, negative, noise, sigmas):
     return model.model.process_latent_in(out)
 
 
+@torch.no_grad()
+def with_diffusers(base, text, null, z, timesteps):
+    """The same sampling by diffusers' own scheduler."""
+    from diffusers import DDIMScheduler
+
+    settings = dict(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+    scheduler = DDIMScheduler(**settings, set_alpha_to_one=True)
+    scheduler.set_timesteps(STEPS)
+    assert scheduler.timesteps.tolist() == timesteps
+    predict = guided(base.denoiser, text, null, GUIDANCE)
+    for t in timesteps:
+        z = scheduler.step(predict(z, t), t, z).prev_sample
+    return z
+
+
 def main(pack):
     model, clip, vae = demo_model.load()
     base = checkpoint.load(MODEL)
@@ -42,6 +59,7 @@ def main(pack):
     z = noise * (1 - schedule.alpha(timesteps[0])).sqrt().float()
     with torch.no_grad():
         headless = diffusion.sample(schedule, guided(base.denoiser, text, null, GUIDANCE), z, timesteps)
+    result["diffusers"] = rel(native, with_diffusers(base, text, null, z, timesteps))
     result["tokens"] = rel(positive[0][0], text.tokens)
     result["sampling"] = rel(native, headless)
     pixels = vae.decode(model.model.process_latent_out(headless)).movedim(-1, 1)
