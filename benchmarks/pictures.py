@@ -50,7 +50,21 @@ def muted() -> None:
     sheet.contact_sheet(rows, DOCS / "muted-word.jpg")
 
 
-PICTURES = {"demo": demo, "world": subjects, "muted": muted}
+def icon() -> None:
+    """The pack's icon: a subject of the world on white."""
+    from PIL import Image
+
+    cat = world.Thing("cat", "orange", (world.Mark("stripes", "white", 3),))
+    picture = world.draw(cat, world.Scene("meadow", "photo", scale=1.2), size=512)
+    pixels = torch.cat([picture.image, picture.mask]).mul(255).byte().permute(1, 2, 0).numpy()
+    cut = Image.fromarray(pixels, "RGBA").crop(Image.fromarray(pixels[..., 3]).getbbox())
+    side = max(cut.size) + 24
+    square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    square.paste(cut, ((side - cut.width) // 2, (side - cut.height) // 2))
+    square.resize((256, 256), Image.LANCZOS).save(DOCS / "icon.png")
+
+
+PICTURES = {"icon": icon, "demo": demo, "world": subjects, "muted": muted}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -5,6 +5,15 @@ from __future__ import annotations
 import torch
 
 LAYOUTS = ("sd1", "sd2", "sdxl")
+# Stable Diffusion's, as a diffusers configuration
+SCHEDULER = dict(
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
 
 
 def random_unet(layout: str, seed: int = 0, channels: int = 4):

@@ -74,13 +74,13 @@ class Config:
     out: Path = Path("runs/demo-model")
     work: Path = Path("runs/demo-model-work")
     init: Path | None = None
-    pictures: int = 12000
+    pictures: int = 8000
     vae: loop.Settings = field(
-        default_factory=lambda: loop.Settings(steps=3600, lr=8e-4, warmup=50, decay=0.6, ema=0.995, every=200)
+        default_factory=lambda: loop.Settings(steps=2880, lr=8e-4, warmup=50, decay=0.6, ema=0.995, every=200)
     )
     unet: loop.Settings = field(
         default_factory=lambda: loop.Settings(
-            steps=2000, lr=1e-3, warmup=100, decay=0.6, ema=0.998, weight_decay=0.01, every=250
+            steps=3300, lr=1e-3, warmup=100, decay=0.6, ema=0.998, weight_decay=0.01, every=250
         )
     )
     vae_batch: int = 8

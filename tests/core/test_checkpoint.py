@@ -5,16 +5,7 @@ import torch
 from likeness.core import checkpoint, diffusion
 from likeness.core.demo import MODEL, sheet
 from likeness.core.denoiser import guided
-from networks import random_unet
-
-SCHEDULER = dict(
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    clip_sample=False,
-    set_alpha_to_one=False,
-    steps_offset=1,
-)
+from networks import SCHEDULER, random_unet
 
 
 def text_encoder(tokenizer, width, projected=False, layers=3):

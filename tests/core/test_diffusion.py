@@ -5,15 +5,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from likeness.core import diffusion
 from likeness.core.diffusion import Schedule
-
-CONFIG = dict(
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    clip_sample=False,
-    set_alpha_to_one=False,
-    steps_offset=1,
-)
+from networks import SCHEDULER
 
 
 def model(z, t):
@@ -25,7 +17,7 @@ def model(z, t):
 @pytest.mark.parametrize("steps", [7, 30, 50])
 @pytest.mark.parametrize("to_one", [True, False])
 def test_sampling_agrees_with_diffusers(prediction, steps, to_one):
-    scheduler = DDIMScheduler(**{**CONFIG, "set_alpha_to_one": to_one}, prediction_type=prediction)
+    scheduler = DDIMScheduler(**{**SCHEDULER, "set_alpha_to_one": to_one}, prediction_type=prediction)
     schedule = Schedule.from_scheduler(scheduler)
     scheduler.set_timesteps(steps)
     assert schedule.timesteps(steps) == scheduler.timesteps.tolist()
@@ -38,9 +30,9 @@ def test_sampling_agrees_with_diffusers(prediction, steps, to_one):
 
 @pytest.mark.parametrize("prediction", diffusion.PREDICTIONS)
 def test_inversion_agrees_with_diffusers(prediction):
-    inverse = DDIMInverseScheduler(**CONFIG, prediction_type=prediction, timestep_spacing="leading")
+    inverse = DDIMInverseScheduler(**SCHEDULER, prediction_type=prediction, timestep_spacing="leading")
     inverse.set_timesteps(50)
-    schedule = Schedule.from_scheduler(DDIMScheduler(**CONFIG, prediction_type=prediction))
+    schedule = Schedule.from_scheduler(DDIMScheduler(**SCHEDULER, prediction_type=prediction))
     z = start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     for t in inverse.timesteps:
         z = inverse.step(model(z, int(t)), t, z).prev_sample
@@ -83,7 +75,7 @@ def test_conversions_undo_each_other(prediction):
 
 
 def test_zero_terminal_snr_is_safe_with_v_prediction():
-    scheduler = DDIMScheduler(**CONFIG, prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    scheduler = DDIMScheduler(**SCHEDULER, prediction_type="v_prediction", rescale_betas_zero_snr=True)
     schedule = Schedule.from_scheduler(scheduler)
     assert schedule.alpha(999) == 0
     z = torch.randn(1, 4, 2, 2, generator=torch.Generator().manual_seed(5))
