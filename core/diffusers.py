@@ -101,7 +101,7 @@ def _merge(values: list[Any], batch: int) -> Any:
 def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, t: int, device: torch.device) -> Rows:
     if batch % hooks.streams:
         raise ValueError(f"a batch of {batch} latents can't hold {hooks.streams} equal streams")
-    length = max(c.tokens.shape[1] for c in conditions)
+    length = math.lcm(*(c.tokens.shape[1] for c in conditions))  # positions repeat as the tokens do
     marks = torch.zeros(len(conditions), len(hooks.words), length, dtype=torch.bool)
     for i, condition in enumerate(conditions):
         for j, word in enumerate(hooks.words):

@@ -68,6 +68,15 @@ def test_rows_say_which_is_which(denoiser, make_text, z):
     assert not rows.where("dog", 154).any() and not rows.where("bird", 77).any()
 
 
+def test_positions_repeat_as_tokens_do(denoiser, make_text, z):
+    attention, word = Watch(), torch.zeros(154, dtype=torch.bool)
+    word[100] = True
+    texts = make_text(1, tokens=154, words={"cat": word}), make_text(2, tokens=231)
+    denoiser(z, 321, *texts, hooks=Hooks(attention=attention, words=("cat",)))
+    where = next(call for call in attention.seen if call[0].kind == "cross")[4].where("cat", 462)
+    assert where.nonzero().tolist() == [[row, i] for row in (0, 1) for i in (100, 254, 408)]
+
+
 def test_texts_of_different_length_do_not_disturb_each_other(denoiser, make_text, z):
     short, long = make_text(1), make_text(2, tokens=154)
     together = denoiser(z, 500, short, long)
