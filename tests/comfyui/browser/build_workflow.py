@@ -1,8 +1,9 @@
-"""Make workflows/NAME.json (UI format, through the browser) and workflows/NAME.jpg from a graph of graphs.py.
+"""Make workflows/NAME.json (UI format, through the browser), workflows/NAME.jpg and docs/NAME-in-comfyui.jpg.
 
     COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfyui/browser/build_workflow.py hello-likeness
 
-The thumbnail shows what the workflow really puts out. Environment as for the tests: see ../conftest.py, screenshot.mjs.
+The graph comes from graphs.py. The thumbnail shows what the workflow really puts out, the docs' picture how it looks
+in the front end after Run. Environment as for the tests: see ../conftest.py, screenshot.mjs.
 """
 
 import argparse
@@ -56,7 +57,16 @@ def to_ui(server, graph, name, folder):
     api, ui = folder / "api.json", folder / "ui.json"
     api.write_text(json.dumps(graph))
     browse(server, workflow=api, to_ui=ui)
-    return {**json.loads(ui.read_text()), "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"likeness/workflows/{name}"))}
+    # seeds stay what they are: a shared workflow shows everybody the same picture first
+    workflow = json.loads(ui.read_text().replace('"randomize"', '"fixed"'))
+    return {**workflow, "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"likeness/workflows/{name}"))}
+
+
+def screenshot(server, workflow, target, folder):
+    """The front end after the workflow ran in it, without menus."""
+    browse(server, workflow=workflow, run=True, png=folder / "screen.png")
+    screen = Image.open(folder / "screen.png").convert("RGB")
+    screen.resize((1280, round(screen.height * 1280 / screen.width)), Image.Resampling.LANCZOS).save(target, quality=88)
 
 
 def build(server, name, folder, timeout):
@@ -66,6 +76,7 @@ def build(server, name, folder, timeout):
     target = REPOSITORY / "workflows" / name
     target.with_suffix(".json").write_text(json.dumps(workflow, indent=2) + "\n")
     target.with_suffix(".jpg").write_bytes(thumbnail(images))
+    screenshot(server, target.with_suffix(".json"), REPOSITORY / "docs" / f"{name}-in-comfyui.jpg", folder)
     print(f"{name}: {len(workflow['nodes'])} nodes, {len(images)} pictures, {target}.json and .jpg")
 
 

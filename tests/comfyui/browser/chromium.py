@@ -22,13 +22,13 @@ def what_is_missing():
 
 
 def browse(server, **options):
-    """Run screenshot.mjs against a server; `workflow=`, `png=`, `to_ui=`, ... become --workflow, --png, --to-ui.
+    """Run screenshot.mjs against a server; `workflow=`, `to_ui=`, `run=True`, ... become --workflow, --to-ui, --run.
 
     Returns what it saw ({nodes, missing, ours, otherErrors}); RuntimeError when it found trouble.
     """
     command = ["node", str(SCRIPT), "--server", server.url, "--pack", server.folder]
     for name, value in options.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+        command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")

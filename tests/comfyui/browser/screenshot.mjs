@@ -1,7 +1,7 @@
 // Opens a running ComfyUI in Chromium, loads a workflow, looks for trouble, saves a picture or converts the workflow.
 //
 //   node screenshot.mjs --server URL [--workflow FILE | --template NAME --pack FOLDER]
-//                       [--png OUT.png] [--to-ui OUT.json] [--to-api OUT.json] [--wait MS]
+//                       [--run] [--png OUT.png] [--to-ui OUT.json] [--to-api OUT.json] [--wait MS]
 //
 // FILE may be in API or in UI format. Exit code 1: no nodes, a missing node, or a page error that names the pack.
 // Environment: PLAYWRIGHT_CORE, a folder whose node_modules holds playwright-core; CHROMIUM, the browser's path.
@@ -26,7 +26,7 @@ const { values: options } = parseArgs({
   options: {
     server: { type: "string" }, workflow: { type: "string" }, template: { type: "string" },
     pack: { type: "string", default: "likeness" }, png: { type: "string" }, "to-ui": { type: "string" },
-    "to-api": { type: "string" }, wait: { type: "string", default: "1500" },
+    "to-api": { type: "string" }, run: { type: "boolean", default: false }, wait: { type: "string", default: "1500" },
   },
 });
 
@@ -76,6 +76,16 @@ function missingNodes(page, wanted) {
 
 const nodeCount = (page) => page.evaluate(() => window.app.graph.nodes.length);
 
+/** What the Run button does; returns when the queue is empty again. */
+async function run(page) {
+  await page.evaluate(() => window.app.queuePrompt(0, 1));
+  const busy = async () => {
+    const queue = await (await page.request.get(`${options.server}/queue`)).json();
+    return queue.queue_running.length + queue.queue_pending.length > 0;
+  };
+  while (await busy()) await page.waitForTimeout(300);
+}
+
 async function takePicture(page, file) {
   await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
   await page.waitForTimeout(Number(options.wait));
@@ -91,6 +101,7 @@ async function work(page) {
   const workflow = options.workflow && JSON.parse(readFileSync(options.workflow, "utf8"));
   await openFrontEnd(page);
   if (workflow) await loadWorkflow(page, workflow);
+  if (options.run) await run(page);
   if (options.png) await takePicture(page, options.png);
   if (options["to-ui"]) await writeJson(page, options["to-ui"], () => window.app.graph.serialize());
   if (options["to-api"]) await writeJson(page, options["to-api"], async () => (await window.app.graphToPrompt()).output);
