@@ -24,24 +24,38 @@ def train_demo_model(argv: list[str]) -> None:
     from .training import demo_model
 
     config = tyro.cli(demo_model.Config, args=argv, prog="likeness train demo-model")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill checkpoints too
     print(f"wrote {demo_model.train(config, _watch())}")
 
 
 def _watch():
-    """A progress bar a stage; Ctrl-C checkpoints and stops."""
+    """A progress bar a stage; Ctrl-C and a polite kill stop after the step under way, checkpointed."""
     from tqdm import tqdm
 
+    from .training.loop import Cancelled
+
     bars: dict[str, tqdm] = {}
+    asked: list[int] = []
+
+    def ask(number, frame) -> None:
+        if asked:  # the second time, at once
+            signal.default_int_handler(number, frame)
+        asked.append(number)
 
     def watch(stage, progress) -> None:
+        if not bars:
+            signal.signal(signal.SIGINT, ask)
+            signal.signal(signal.SIGTERM, ask)
         bar = bars.setdefault(stage, tqdm(desc=stage, total=progress.steps, initial=progress.step - 1, smoothing=0.05))
         bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
         bar.update(progress.step - bar.n)
+        if asked:
+            bar.close()
+            raise Cancelled("stopped; run the same command again to go on")
 
     return watch
 
 
+PACKAGES = {"PIL": "pillow", "segment_anything": "segment-anything"}
 COMMANDS = {("demo",): demo, ("train", "demo-model"): train_demo_model}
 
 
@@ -56,17 +70,20 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends in one sentence, not in a traceback."""
+    from .training.loop import Cancelled
+
     argv = list(sys.argv[1:] if argv is None else argv)
     for path, command in COMMANDS.items():
         if tuple(argv[: len(path)]) == path:
             try:
                 return command(argv[len(path) :])
             except KeyboardInterrupt:
-                raise SystemExit("stopped; what was learned is in the checkpoint") from None
-            except (ValueError, FileNotFoundError) as e:
-                raise SystemExit(f"likeness: {e}") from None
+                raise SystemExit("stopped") from None
             except ModuleNotFoundError as e:
-                raise SystemExit(f"likeness: this needs the package {e.name}: pip install {e.name}") from None
+                package = PACKAGES.get(e.name, e.name)
+                raise SystemExit(f"likeness: this needs the package {package}: pip install {package}") from None
+            except (ValueError, FileNotFoundError, FloatingPointError, Cancelled) as e:
+                raise SystemExit(f"likeness: {e}") from None
     if argv[:1] in (["-h"], ["--help"]):
         print(usage())
         return

@@ -7,7 +7,7 @@ attention output, before the layer's output projection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -70,12 +70,21 @@ class Site:
         return (chosen.logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)).exp()
 
 
+def base_of(sites: Sequence[Site]) -> str:
+    """The family of models that learned things of a U-Net fit, for `files.Header.base`.
+
+    Told by the text's width: "sd1" (768), "sd2" (1024), "sdxl" (2048), else "context-<width>", as in the demo model's.
+    """
+    width = next(site.context for site in sites if site.kind == "cross")
+    return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(width, f"context-{width}")
+
+
 @dataclass(frozen=True)
 class Rows:
     """What is known about each of the R rows of the batch that a network call carries.
 
     Args:
-        conditional: bool, (R,): drawn with the prompt (True) or with the null text (False).
+        conditional: bool, (R,): drawn towards its prompt (True) or away from it (False: null text, negative prompt).
         stream: long, (R,): which of a method's parallel streams; 0 everywhere unless the method runs several.
         timestep: float, (R,): the model's own time label.
         words: bool, (R, W, L): where each of the method's W words stands among the row's L text tokens.
@@ -131,7 +140,5 @@ class MuteWord:
 
     def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Attend) -> Tensor:
         where = rows.where(self.word, k.shape[1])
-        if not bool(where.any()):
-            return attend(q, k, v)
         # M V with the word's columns zero is the map applied to values that are zero at the word
         return attend(q, k, v.masked_fill(where[..., None], 0))

@@ -14,6 +14,7 @@ from .diffusers import DiffusersDenoiser
 from .diffusion import Schedule
 from .text import TextEncoder, Tower
 
+WEIGHTS = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"}
 PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
 
 
@@ -28,7 +29,7 @@ class Checkpoint:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 to latents (B, C, H/8, W/8) in the U-Net's scale; the mean, not a sample."""
-        out = self.vae.encode((images * 2 - 1).to(self.vae.dtype))
+        out = self.vae.encode((images * 2 - 1).to(self.vae.device, self.vae.dtype))
         latents = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latents
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return (latents.float() - shift) * self.vae.config.scaling_factor
@@ -37,7 +38,8 @@ class Checkpoint:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents to pictures (B, 3, H, W) in 0..1."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        images = self.vae.decode((latents / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
+        latents = (latents / self.vae.config.scaling_factor + shift).to(self.vae.device, self.vae.dtype)
+        images = self.vae.decode(latents).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
 
@@ -55,7 +57,7 @@ def load(
         ValueError: a file that is not safetensors, or a model without a U-Net.
     """
     path = Path(name)
-    looks_local = path.suffix or path.is_absolute() or str(name).startswith(".")
+    looks_local = path.suffix in WEIGHTS or path.is_absolute() or str(name).startswith(".")
     if looks_local and not path.exists():
         raise FileNotFoundError(f"no checkpoint at {name}; give a diffusers folder, a .safetensors file or a hub name")
     if path.is_file():
@@ -63,7 +65,7 @@ def load(
     if not path.is_dir():
         from diffusers import DiffusionPipeline
 
-        path = Path(DiffusionPipeline.download(str(name), use_safetensors=True))
+        path = Path(DiffusionPipeline.download(path.as_posix(), use_safetensors=True))
     return _from_parts(_folder(path), dtype, device)
 
 
@@ -107,7 +109,9 @@ def _from_parts(parts: dict[str, Any], dtype: torch.dtype, device: str) -> Check
         towers.append(Tower(parts["tokenizer_2"], second, -2))
     for module in (parts["unet"], parts["vae"], *(tower.model for tower in towers)):
         module.to(device).eval().requires_grad_(False)
-        if module.dtype != dtype:
+        # SDXL's autoencoder says that it overflows in half precision
+        keep = dtype == torch.float16 and getattr(module.config, "force_upcast", False)
+        if module.dtype != dtype and not keep:
             module.to(dtype)
     schedule = Schedule.from_scheduler(parts["scheduler"])
     return Checkpoint(DiffusersDenoiser(parts["unet"], schedule), TextEncoder(tuple(towers)), parts["vae"])

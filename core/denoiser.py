@@ -28,6 +28,9 @@ class Conditioning(Protocol):
     def with_tokens(self: C, tokens: Tensor) -> C:
         """The same conditioning with other text tokens; everything else is kept."""
 
+    def unconditional(self: C) -> C:
+        """The same conditioning in the role of the negative prompt, for `Rows.conditional`."""
+
 
 @dataclass(frozen=True)
 class Hooks:
@@ -54,12 +57,14 @@ class Denoiser(Protocol):
     sites: tuple[Site, ...]
     skips: tuple[Skip, ...]
 
-    def __call__(self, z: Tensor, t: int, *conditions: Conditioning, hooks: Hooks | None = None) -> tuple[Tensor, ...]:
+    def __call__(
+        self, z: Tensor, t: int | Tensor, *conditions: Conditioning, hooks: Hooks | None = None
+    ) -> tuple[Tensor, ...]:
         """Raw network outputs at z_t, one for each conditioning, each (B, C, H, W).
 
         Args:
             z: latents at time t, variance-preserving scale, (B, C, H, W).
-            t: timestep.
+            t: timestep, or one per latent (B,).
             conditions: evaluated in one batch where memory allows.
             hooks: a method's part; None runs the model untouched.
         """
@@ -76,7 +81,7 @@ def guided(
     def predict(z: Tensor, t: int) -> Tensor:
         if weight == 1:
             return denoiser(z, t, positive, hooks=hooks)[0]
-        uncond, cond = denoiser(z, t, negative, positive, hooks=hooks)
+        uncond, cond = denoiser(z, t, negative.unconditional(), positive, hooks=hooks)
         return guide(cond, uncond, weight)
 
     return predict

@@ -24,7 +24,7 @@ class Text:
     Args:
         tokens: (1 or B, L, width).
         words: word -> bool (L,), where it stands in the prompt.
-        conditional: False for the null text.
+        conditional: False in the role of the negative prompt.
         extra: further keyword arguments of the U-Net's forward, opaque to every method (`added_cond_kwargs`,
             `down_block_additional_residuals`, ...); tensors in it have 1 or B rows.
         channels: further input channels (inpainting mask and masked latent), (1 or B, C, H, W).
@@ -38,6 +38,9 @@ class Text:
 
     def with_tokens(self, tokens: Tensor) -> Text:
         return replace(self, tokens=tokens)
+
+    def unconditional(self) -> Text:
+        return replace(self, conditional=False)
 
 
 class DiffusersDenoiser:
@@ -57,18 +60,22 @@ class DiffusersDenoiser:
         self.sites = tuple(self._modules)
         self.skips = _skips(unet)
 
-    def __call__(self, z: Tensor, t: int, *conditions: Text, hooks: Hooks | None = None) -> tuple[Tensor, ...]:
+    def __call__(self, z: Tensor, t: int | Tensor, *conditions: Text, hooks: Hooks | None = None) -> tuple[Tensor, ...]:
         hooks = hooks or Hooks()
+        if len(conditions) > 1 and not all(_alike(c.extra, conditions[0].extra) for c in conditions):
+            # what only one of them has (a ControlNet, say) can't be stacked
+            return tuple(self(z, t, c, hooks=hooks)[0] for c in conditions)
         batch, count = len(z), len(conditions)
         inputs = torch.cat([_with_channels(z, c.channels) for c in conditions])
         length = math.lcm(*(c.tokens.shape[1] for c in conditions))
         tokens = torch.cat([_rows(c.tokens.repeat(1, length // c.tokens.shape[1], 1), batch) for c in conditions])
-        extra = _merge([c.extra for c in conditions], batch)
-        rows = _describe(conditions, batch, hooks, t, z.device)
-        # float time: the label is cast to the latents' type by diffusers itself
+        extra = _stack([c.extra for c in conditions], batch, self.unet.dtype)
+        times = torch.as_tensor(t, device=z.device).expand(batch).repeat(count)
+        rows = _describe(conditions, batch, hooks, times)
+        inputs, tokens = inputs.to(self.unet.dtype), tokens.to(self.unet.dtype)
         with _attention(self._modules, hooks, rows), _skip_residuals(self.unet, self.skips, hooks, rows):
-            output = self.unet(inputs, t, encoder_hidden_states=tokens.to(inputs.dtype), return_dict=False, **extra)[0]
-        return output.chunk(count)
+            output = self.unet(inputs, times, encoder_hidden_states=tokens, return_dict=False, **extra)[0]
+        return output.to(z.dtype).chunk(count)
 
 
 def _rows(x: Tensor, batch: int) -> Tensor:
@@ -81,24 +88,31 @@ def _with_channels(z: Tensor, channels: Tensor | None) -> Tensor:
     return z if channels is None else torch.cat([z, _rows(channels.to(z), len(z))], dim=1)
 
 
-def _merge(values: list[Any], batch: int) -> Any:
-    """Opaque keyword arguments of several conditionings, stacked row-wise wherever they hold tensors."""
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two opaque arguments can be stacked row-wise: one structure, equal where they hold no tensors."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape[1:] == b.shape[1:]
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(_alike(v, b[k]) for k, v in a.items())
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(_alike, a, b))
+    return not isinstance(b, Tensor) and a == b
+
+
+def _stack(values: list[Any], batch: int, dtype: torch.dtype) -> Any:
+    """Opaque arguments of several conditionings, stacked row-wise wherever they hold tensors."""
     first = values[0]
     if isinstance(first, Tensor):
-        return torch.cat([_rows(v, batch) for v in values])
+        rows = torch.cat([_rows(v, batch) for v in values])
+        return rows.to(dtype) if rows.is_floating_point() else rows
     if isinstance(first, Mapping):
-        if any(v.keys() != first.keys() for v in values):
-            raise ValueError(
-                "conditionings in one call must carry the same extra arguments: "
-                + " / ".join(str(sorted(v)) for v in values)
-            )
-        return {k: _merge([v[k] for v in values], batch) for k in first}
+        return {k: _stack([v[k] for v in values], batch, dtype) for k in first}
     if isinstance(first, (list, tuple)):
-        return type(first)(_merge(list(v), batch) for v in zip(*values))
+        return type(first)(_stack(list(v), batch, dtype) for v in zip(*values))
     return first
 
 
-def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, t: int, device: torch.device) -> Rows:
+def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, times: Tensor) -> Rows:
     if batch % hooks.streams:
         raise ValueError(f"a batch of {batch} latents can't hold {hooks.streams} equal streams")
     length = math.lcm(*(c.tokens.shape[1] for c in conditions))  # positions repeat as the tokens do
@@ -108,11 +122,11 @@ def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, t: int, de
             if word in condition.words:
                 where = condition.words[word].cpu()
                 marks[i, j] = where.repeat(-(-length // len(where)))[:length]
-    stream = torch.arange(batch) // (batch // hooks.streams)
+    stream, device = torch.arange(batch) // (batch // hooks.streams), times.device
     return Rows(
         conditional=torch.tensor([c.conditional for c in conditions]).repeat_interleave(batch).to(device),
         stream=stream.repeat(len(conditions)).to(device),
-        timestep=torch.full((batch * len(conditions),), float(t), device=device),
+        timestep=times.float(),
         words=marks.repeat_interleave(batch, 0).to(device),
         names=hooks.words,
     )
@@ -227,12 +241,12 @@ def _skip_residuals(unet: Any, skips: tuple[Skip, ...], hooks: Hooks, rows: Rows
     def after_mid(module: Any, args: Any, output: Tensor) -> Tensor:
         skip = skips[-1]
         residual = control(skip, output, rows) if control.wants(skip) else None
-        return output if residual is None else output + residual
+        return _plus(output, residual)
 
     def before_up(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         taken = kwargs["res_hidden_states_tuple"]
         own = [residuals.pop() for _ in taken][::-1]
-        added = tuple(h if r is None else h + r for h, r in zip(taken, own))
+        added = tuple(map(_plus, taken, own))
         return args, {**kwargs, "res_hidden_states_tuple": added}
 
     handles = [unet.conv_in.register_forward_hook(lambda module, args, output: see(output))]
@@ -244,3 +258,7 @@ def _skip_residuals(unet: Any, skips: tuple[Skip, ...], hooks: Hooks, rows: Rows
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _plus(h: Tensor, residual: Tensor | None) -> Tensor:
+    return h if residual is None else (h + residual).to(h.dtype)

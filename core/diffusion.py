@@ -88,7 +88,7 @@ class Schedule:
         return ((1 - a) / a).sqrt()
 
     def timesteps(self, steps: int) -> list[int]:
-        """`steps` DDIM timesteps, falling, spaced as diffusers' "leading" spacing.
+        """`steps` DDIM timesteps, falling, spaced as diffusers' "leading" spacing (whatever the checkpoint's own says).
 
         Raises:
             ValueError: steps outside 1..T.

@@ -16,6 +16,8 @@ from torch import Tensor
 
 FORMAT = "likeness"
 VERSION = 1
+UMASK = os.umask(0)
+os.umask(UMASK)  # it can only be read by setting it; once, before any thread runs
 
 
 class LearnedFileError(ValueError):
@@ -28,7 +30,7 @@ class Header:
 
     Args:
         kind: what it is, as in "infusion-concept".
-        base: architecture it was learned on: "sd1", "sd2", "sdxl" or "demo".
+        base: family of models it was learned on, from `attention.base_of`.
         word: class word of the subject, "" where there is none.
         settings: training settings, JSON values only.
         source: hash of the base weights or of the training images, "" where unknown.
@@ -66,18 +68,12 @@ def write_atomically(path: str | Path, data: bytes) -> Path:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(beside, 0o666 & ~_umask())
+        os.chmod(beside, 0o666 & ~UMASK)  # temporary files are private
         os.replace(beside, path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def peek(path: str | Path) -> Header:

@@ -56,7 +56,7 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
                 continue
             inner, _, number = part[1:-1].rpartition(":")
             try:
-                walk(inner, float(number)) if inner else walk(number, weight * 1.1)
+                walk(inner, float(number)) if inner else walk(part[1:-1], weight * 1.1)
             except ValueError:  # a colon that no number follows belongs to the text
                 walk(part[1:-1], weight * 1.1)
 

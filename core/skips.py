@@ -1,7 +1,8 @@
 """The second hook: a U-Net's encoder features in, residuals on its skip connections out.
 
-Each encoder output (and the middle block's) is shown to a `SkipControl` before any ControlNet has touched it; what the
-control answers is added where the decoder takes that skip up, after any ControlNet. The encoder itself never feels it.
+Each encoder output (and the middle block's) is shown to a `SkipControl` before ControlNet has touched it (a
+T2I-Adapter's residuals are inside: they enter the encoder); what the control answers is added where the decoder takes
+that skip up. The encoder itself never feels it. Several methods all see the same features.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Skip:
         name: "skip.0", "skip.1", ... in the encoder's order, and "mid"; the same in every runtime.
         level: resolution level; 0 is the latent's own resolution.
         order: position in the encoder's order, the middle last.
-        channels: channels of the features, known where the runtime can tell without running.
+        channels: channels of the features.
     """
 
     name: str

@@ -74,4 +74,4 @@ class TextEncoder:
             ids = torch.tensor([[*size, 0, 0, *size]], dtype=tokens.dtype, device=tokens.device)
             extra = {"added_cond_kwargs": {"text_embeds": encoded[-1][1], "time_ids": ids}}
         where = {word: prompts.positions(prompt, word, self.tokenize) for word in words}
-        return Text(tokens, words=where, conditional=bool(prompt), extra=extra)
+        return Text(tokens, words=where, extra=extra)

@@ -1,7 +1,6 @@
 """A method's hooks inside a ComfyUI U-Net: which layer is which site, and how controls become patches.
 
-Everything is put into one run's model options, after and around whatever LoRA, IPAdapter or other packs have put there,
-and is gone when the run ends.
+Everything is put around whatever LoRA, IPAdapter or other packs have put there, and is gone when the run ends.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..core.attention import Rows, Site
+from ..core.attention import AttentionControl, Rows, Site
 from ..core.denoiser import Hooks
-from ..core.skips import Skip
+from ..core.skips import Skip, SkipControl
 
 SLOT = {"self": "attn1", "cross": "attn2"}
+MIDDLE = "likeness_middle"
 Block = tuple[str, int, int]
 
 
@@ -100,26 +100,15 @@ def skips(unet: Any) -> tuple[Skip, ...]:
 def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) -> dict[str, Any]:
     """A run's model options with a method's hooks in them.
 
+    The hooks become patches at each network call, around whatever is in force for that call: some nodes patch as late
+    as that.
+
     Args:
         model_options: of this run; not changed.
         key: unique name of this installation; conditionings carry their rows under it.
     """
-    options = comfy.model_patcher.create_model_options_clone(model_options)
-    options.setdefault("transformer_options", {})
-    comfy.patcher_extension.add_wrapper_with_key(
-        WrappersMP.DIFFUSION_MODEL, key, _rows_wrapper(hooks, key), options, is_model_options=True
-    )
-    if hooks.attention is not None:
-        for site, block in sites(unet).items():
-            if hooks.attention.wants(site):
-                _install_attention(options, site, block, hooks, key)
-    if hooks.skips is not None:
-        _install_skips(options, skips(unet), hooks, key)
-    return options
-
-
-def _rows_wrapper(hooks: Hooks, key: str) -> Any:
-    """Describes the rows of each network call to the hooks below it, by the call's transformer options."""
+    layers = {s: b for s, b in sites(unet).items() if hooks.attention is not None and hooks.attention.wants(s)}
+    found = skips(unet) if hooks.skips is not None else ()
 
     def wrapper(
         executor: Any,
@@ -131,33 +120,31 @@ def _rows_wrapper(hooks: Hooks, key: str) -> Any:
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        marks = kwargs.pop(key, None)
         options = dict(transformer_options or {})
-        options[key] = call = _Call(_describe(x, timesteps, marks, options, hooks))
-        if hooks.skips is not None and control and control.get("middle"):
-            # a method reads the middle's features before ControlNet; the skip patch adds ControlNet's part back
-            control = {**control, "middle": list(control["middle"])}
-            call.middle_control = control["middle"].pop()
+        rows = _describe(x, timesteps, kwargs.pop(key, None), options, hooks)
+        for site, block in layers.items():
+            _patch_attention(options, site, block, hooks.attention, rows)
+        if found:
+            control = _patch_skips(options, found, hooks.skips, rows, control)
         return executor(x, timesteps, context, y, control, options, **kwargs)
 
-    return wrapper
-
-
-class _Call:
-    """What one network call's hooks share."""
-
-    def __init__(self, rows: Rows):
-        self.rows = rows
-        self.residuals: list[Tensor | None] = []
-        self.middle_control: Tensor | None = None
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    comfy.patcher_extension.add_wrapper_with_key(
+        WrappersMP.DIFFUSION_MODEL, key, wrapper, options, is_model_options=True
+    )
+    return options
 
 
 def _describe(x: Tensor, timesteps: Tensor, marks: Tensor | None, options: dict[str, Any], hooks: Hooks) -> Rows:
+    """The rows of a network call. A call without marks (another pack's own) counts as conditional and has no words."""
     batch = len(x) // max(1, len(options.get("cond_or_uncond") or [0]))
+    if batch % hooks.streams:
+        raise ValueError(f"a batch of {batch} latents can't hold {hooks.streams} equal streams")
     if marks is None:
-        marks = torch.zeros(len(x), 1 + len(hooks.words), 1, dtype=torch.int, device=x.device)
+        marks = torch.ones(len(x), 1, 1, dtype=torch.int).repeat(1, 1 + len(hooks.words), 1)
+        marks[:, 1:] = 0
     marks = marks.to(x.device)
-    stream = torch.arange(batch, device=x.device) // max(1, batch // hooks.streams)
+    stream = torch.arange(batch, device=x.device) // (batch // hooks.streams)
     return Rows(
         conditional=marks[:, 0, 0].bool(),
         stream=stream.repeat(len(x) // batch),
@@ -167,11 +154,11 @@ def _describe(x: Tensor, timesteps: Tensor, marks: Tensor | None, options: dict[
     )
 
 
-def _install_attention(options: dict[str, Any], site: Site, block: Block, hooks: Hooks, key: str) -> None:
-    slot, (name, number, depth) = SLOT[site.kind], block
-    there = options["transformer_options"].get("patches_replace", {}).get(slot, {})
-    # the exact key shadows the one without depth: call on whichever was in force
-    before = there.get(block) or there.get((name, number))
+def _patch_attention(options: dict[str, Any], site: Site, block: Block, control: AttentionControl, rows: Rows) -> None:
+    slot = SLOT[site.kind]
+    there = options.get("patches_replace", {}).get(slot, {})
+    # the exact key shadows the one without depth: call on whichever is in force
+    before = there.get(block) or there.get(block[:2])
 
     def replace(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -181,33 +168,52 @@ def _install_attention(options: dict[str, Any], site: Site, block: Block, hooks:
                 q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"], transformer_options=extra
             )
 
-        if key not in extra:
-            return attend(q, k, v)
-        return hooks.attention(site, q, k, v, extra[key].rows, attend).to(q.dtype)
+        return control(site, q, k, v, rows, attend).to(q.dtype)
 
-    comfy.model_patcher.set_model_options_patch_replace(options, replace, slot, name, number, depth)
+    replaced = dict(options.get("patches_replace", {}))
+    replaced[slot] = {**there, block: replace}
+    options["patches_replace"] = replaced
 
 
-def _install_skips(options: dict[str, Any], found: tuple[Skip, ...], hooks: Hooks, key: str) -> None:
-    control = hooks.skips
+class _Middle:
+    """The middle block's features before any method's or ControlNet's residual, shared by all methods of a call."""
+
+    def __init__(self, residual: Tensor | None):
+        self.control, self.features = residual, None
+
+
+def _patch_skips(
+    options: dict[str, Any], found: tuple[Skip, ...], method: SkipControl, rows: Rows, control: Any
+) -> Any:
+    """Patch a call's options; returns its ControlNet residuals without the middle's, which the patch adds itself."""
+    if MIDDLE not in options:
+        residual = None
+        if control and control.get("middle"):
+            control = {**control, "middle": list(control["middle"])}
+            residual = control["middle"].pop()
+        options[MIDDLE] = _Middle(residual)
+    middle, residuals = options[MIDDLE], []
+
+    def answer(skip: Skip, features: Tensor) -> Tensor | None:
+        return method(skip, features, rows) if method.wants(skip) else None
 
     def see(h: Tensor, extra: dict[str, Any]) -> Tensor:
-        call = extra[key]
-        skip = found[len(call.residuals)]
-        call.residuals.append(control(skip, h, call.rows) if control.wants(skip) else None)
+        residuals.append(answer(found[len(residuals)], h))
         return h
 
     def add(h: Tensor, skip: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        call = extra[key]
         if extra["block"] == ("output", 0):
-            mid = found[-1]
-            residual = control(mid, h, call.rows) if control.wants(mid) else None
-            for part in (call.middle_control, residual):
-                h = h if part is None else h + part
-        residual = call.residuals.pop()
-        return h, skip if residual is None else skip + residual
+            if middle.features is None:
+                middle.features, h = h, _plus(h, middle.control)
+            h = _plus(h, answer(found[-1], middle.features))
+        return h, _plus(skip, residuals.pop())
 
-    patches = dict(options["transformer_options"].get("patches", {}))
+    patches = dict(options.get("patches", {}))
     patches["input_block_patch"] = [*patches.get("input_block_patch", []), see]
     patches["output_block_patch"] = [add, *patches.get("output_block_patch", [])]
-    options["transformer_options"]["patches"] = patches
+    options["patches"] = patches
+    return control
+
+
+def _plus(h: Tensor, residual: Tensor | None) -> Tensor:
+    return h if residual is None else (h + residual).to(h.dtype)

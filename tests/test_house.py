@@ -2,8 +2,10 @@
 
 import ast
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,16 +22,23 @@ def sources(room: str) -> list[Path]:
 
 def imports(path: Path, *, top_level_only: bool) -> list[tuple[str, int]]:
     """(module, relative level) of every import in a file."""
-    tree = ast.parse(path.read_text())
     found = []
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)) and (not top_level_only or node.col_offset == 0):
+    for node in at_import(ast.parse(path.read_text())) if top_level_only else ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
             if isinstance(node, ast.Import):
                 found += [(alias.name, 0) for alias in node.names]
             else:
                 names = [node.module] if node.module else [a.name for a in node.names]
                 found += [(name, node.level) for name in names]
     return found
+
+
+def at_import(tree):
+    """Every node that runs when the file is imported: all but the bodies of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield node
+            yield from at_import(node)
 
 
 def room_of(path: Path, module: str, level: int) -> str | None:
@@ -107,6 +116,36 @@ def test_requirements_are_the_packages_dependencies_without_pins():
     block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M).group(1)
     assert set(re.findall(r'"(.+?)"', block)) == {*needed, "tyro>=0.8"}
     assert "torch" in needed and all("==" not in line and "<" not in line for line in needed)
+
+
+def test_the_version_is_one():
+    import likeness
+
+    assert f'version = "{likeness.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"## {likeness.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_wheel_has_everything_that_runs(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    copy = tmp_path / "some other name"
+    tracked = ("__init__.py", "cli.py", "pyproject.toml", "README.md", "LICENSE", *ROOMS, "web", "workflows")
+    for name in tracked:
+        source, target = ROOT / name, copy / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    done = subprocess.run([*build, str(copy)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    packed = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    wanted = [p for name in (*ROOMS, "web", "workflows") for p in (ROOT / name).rglob("*") if p.is_file()]
+    missing = {str(p.relative_to(ROOT)) for p in wanted if "__pycache__" not in p.parts} - {
+        name.removeprefix("likeness/") for name in packed
+    }
+    assert not missing
+
+
+def test_every_link_in_the_readme_leads_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links and not [link for link in links if not (ROOT / link).exists()]
 
 
 def test_files_are_short():

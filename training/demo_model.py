@@ -91,7 +91,14 @@ class Config:
 
 
 def train(config: Config, watch: Watch | None = None) -> Path:
-    """All stages, each resumed where it stopped; returns the folder of the finished model."""
+    """All stages, each resumed where it stopped; returns the folder of the finished model.
+
+    Raises:
+        ValueError: keep_encoder without init.
+        LearnedFileError: the work folder holds a checkpoint of a training with other settings.
+    """
+    if config.keep_encoder and config.init is None:
+        raise ValueError("keep_encoder: there is no encoder to keep; name the model to go on from with --init")
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.unet.seed)
     config.work.mkdir(parents=True, exist_ok=True)
@@ -120,9 +127,9 @@ class Pictures:
         from concurrent.futures import ProcessPoolExecutor
         from multiprocessing import get_context
 
-        if cache.exists():
-            images = files.load(cache, kind="pictures")[0]["images"]
-        else:
+        images = files.load(cache, kind="pictures")[0]["images"] if cache.exists() else torch.empty(0)
+        # a cache from before the world was redrawn does not fit its captions
+        if not len(images) or any((images[i].numpy() != _image(i)).any() for i in (0, count // 2, count - 1)):
             with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
                 images = torch.stack([torch.from_numpy(a) for a in pool.map(_image, range(count), chunksize=50)])
             files.save(cache, {"images": images}, files.Header(kind="pictures"))
@@ -141,7 +148,6 @@ class Pictures:
 
 
 def _image(seed: int):
-    torch.set_num_threads(1)
     # arrays, since each tensor sent between processes would hold a file open
     return (world.sample(seed).image * 255).round().to(torch.uint8).numpy()
 
@@ -163,12 +169,13 @@ def train_vae(config: Config, pictures: Pictures, watch: Watch | None) -> nn.Mod
             * 2
             - 1
         )
-        z = vae.encode(x).latents
+        with torch.set_grad_enabled(not config.keep_encoder):
+            z = vae.encode(x).latents
         # noise makes the decoder forgive what a diffusion model gets slightly wrong
         y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator)).sample
         spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
         # at first three channels are asked to be the colours at latent size: colour is learned in minutes, not hours
-        hint = max(0.0, 0.3 * (1 - step / (0.3 * config.vae.steps)))
+        hint = 0.0 if config.init else max(0.0, 0.3 * (1 - step / (0.3 * config.vae.steps)))
         colour = (z[:, :3] - 2 * nn.functional.avg_pool2d(x, 8)).square().mean()
         return (y - x).abs().mean() + 0.5 * _edges(y - x) + 0.02 * spread + hint * colour
 
@@ -258,7 +265,9 @@ def _fit(
     watch: Watch | None,
 ) -> float:
     """Train one stage, leave its best weights in the parameters; returns the recent loss."""
-    trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors")
+    start = files.fingerprint(parameters) if config.init else ""
+    identity = f"{start} {config.pictures} {config.vae_batch} {config.vae_crop} {config.unet_batch}"
+    trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors", identity)
     best = trainer.run(watch and (lambda progress: watch(name, progress)))
     with torch.no_grad():
         for key, parameter in parameters.items():

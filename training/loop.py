@@ -6,10 +6,11 @@ for bit without storing the generator.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -53,6 +54,10 @@ class Settings:
     seed: int = 0
     every: int = 500
 
+    def identity(self) -> str:
+        """Everything that a resumed run must share; its length may change, and how often it saves."""
+        return repr({k: v for k, v in asdict(self).items() if k not in ("steps", "every")})
+
     def rate(self, step: int) -> float:
         """Learning rate at a step (0-based)."""
         rate = self.lr * min(1.0, (step + 1) / max(1, self.warmup))
@@ -80,6 +85,7 @@ class Trainer:
         loss: `(step, generator) -> scalar`; called `accumulation` times a step.
         settings: see `Settings`.
         checkpoint: file to save to and to resume from; None keeps nothing.
+        identity: names everything else that the run depends on (data, start); a checkpoint of another one is refused.
 
     Attributes:
         step: steps done.
@@ -87,12 +93,19 @@ class Trainer:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Tensor], loss: Loss, settings: Settings, checkpoint: Path | None = None
+        self,
+        parameters: Mapping[str, Tensor],
+        loss: Loss,
+        settings: Settings,
+        checkpoint: Path | None = None,
+        identity: str = "",
     ):
         self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, checkpoint
+        self.identity = hashlib.sha256(f"{identity} {settings.identity()}".encode()).hexdigest()[:16]
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
         self.step, self.recent = 0, math.nan
+        self._whole = True
         if checkpoint is not None and checkpoint.exists():
             self._resume()
 
@@ -100,24 +113,28 @@ class Trainer:
         """Train to the end.
 
         Args:
-            watch: called after every step; raising (Cancelled, KeyboardInterrupt, ComfyUI's interrupt) checkpoints and
-                re-raises, so nothing learned is lost.
+            watch: called after every step; raising (Cancelled, ComfyUI's interrupt) checkpoints and re-raises, so
+                nothing learned is lost.
 
         Returns:
             The averaged weights where an average is kept, else the weights.
+
+        Raises:
+            FloatingPointError: the loss is no longer a number; the weights before that step are checkpointed.
         """
         started = time.monotonic()
         try:
             while self.step < self.settings.steps:
                 value = self._one_step()
-                self.step += 1
                 self.recent = value if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * value
                 if self.step % self.settings.every == 0:
                     self.save()
                 if watch:
                     watch(Progress(self.step, self.settings.steps, value, time.monotonic() - started))
         finally:
-            self.save()
+            # stopped in the middle of an update the weights are neither this step's nor the last one's
+            if self._whole:
+                self.save()
         return self.weights()
 
     def weights(self) -> dict[str, Tensor]:
@@ -134,6 +151,9 @@ class Trainer:
             loss = self.loss(self.step, generator) / s.accumulation
             loss.backward()
             total += float(loss.detach())
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss is {total} at step {self.step + 1}; use a lower learning rate")
+        self._whole = False
         if s.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.clip)
         self.optimiser.step()
@@ -141,6 +161,8 @@ class Trainer:
             # early averages must not remember the random start
             keep = min(s.ema, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], 1 - keep)
+        self.step += 1
+        self._whole = True
         return total
 
     def save(self) -> None:
@@ -151,22 +173,30 @@ class Trainer:
         tensors |= {f"average.{k}": p for k, p in self.average.items()}
         for name, p in self.parameters.items():
             tensors |= {f"{key}.{name}": torch.as_tensor(v) for key, v in self.optimiser.state.get(p, {}).items()}
-        header = files.Header(kind=CHECKPOINT, settings={"step": self.step, "loss": str(self.recent)})
+        header = files.Header(
+            kind=CHECKPOINT, settings={"step": self.step, "loss": str(self.recent)}, source=self.identity
+        )
         files.save(self.checkpoint, tensors, header)
 
     def _resume(self) -> None:
         tensors, header = files.load(self.checkpoint, kind=CHECKPOINT)
-        missing = [k for k in self.parameters if f"weight.{k}" not in tensors]
-        if missing:
-            raise files.LearnedFileError(
-                f"{self.checkpoint.name} is a checkpoint of another training (no {missing[0]}); "
-                "train into another folder or remove it"
-            )
+        shapes = {f"weight.{k}": p.shape for k, p in self.parameters.items()}
+        if any(k not in tensors or tensors[k].shape != shape for k, shape in shapes.items()):
+            self._refuse("of another model")
+        if header.source != self.identity:
+            self._refuse("of a training with other settings, data or start")
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"weight.{name}"])
                 if f"exp_avg.{name}" in tensors:
-                    self.optimiser.state[p] = {k: tensors[f"{k}.{name}"] for k in ("step", "exp_avg", "exp_avg_sq")}
+                    # copies: what was loaded is the file itself, mapped into memory
+                    state = {k: tensors[f"{k}.{name}"].to(p.device, copy=True) for k in ("exp_avg", "exp_avg_sq")}
+                    self.optimiser.state[p] = {"step": tensors[f"step.{name}"].clone(), **state}
                 if name in self.average:
-                    self.average[name].copy_(tensors.get(f"average.{name}", p))
-        self.step, self.recent = int(header.settings["step"]), float(header.settings.get("loss", math.nan))
+                    self.average[name].copy_(tensors[f"average.{name}"])
+        self.step, self.recent = int(header.settings["step"]), float(header.settings["loss"])
+
+    def _refuse(self, what: str) -> None:
+        raise files.LearnedFileError(
+            f"{self.checkpoint.name} is a checkpoint {what}; train into another folder, or remove it to start anew"
+        )

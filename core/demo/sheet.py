@@ -68,7 +68,13 @@ def text_to_image(model: checkpoint.Checkpoint, prompt: str, noise: Tensor, *, s
 
 
 def draw(config: Config) -> list[Row]:
-    """Draw all rows and write the sheet."""
+    """Draw all rows and write the sheet.
+
+    Raises:
+        ValueError: no columns, or a size that is not a multiple of 8.
+    """
+    if config.columns < 1 or config.size < 8 or config.size % 8:
+        raise ValueError(f"columns is {config.columns} and size {config.size}: at least 1, and a multiple of 8")
     model = checkpoint.load(config.model)
     channels = model.denoiser.unet.config.out_channels
     shape = (channels, config.size // 8, config.size // 8)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from .client import BadPrompt, Interrupted, cached_nodes
+from .graphs import WORKFLOWS as GRAPHS
 from .graphs import demo_subject, hello, node
 from .launch import FOLDER, REPOSITORY
 
@@ -90,6 +91,10 @@ def help_page(server, name):
 def test_no_help_page_without_a_node(ours):
     pages = {path.stem for path in (REPOSITORY / "web" / "docs").glob("*.md")}
     assert pages <= set(ours)
+
+
+def test_the_workflows_are_those_that_are_built():
+    assert {path.stem for path in WORKFLOWS} == set(GRAPHS)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

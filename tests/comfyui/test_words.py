@@ -10,3 +10,4 @@ def test_words_and_tokens_agree(inside):
     assert [cat for cat, _ in seen["found"]] == [1, 2, 1, 1, 1, 15, 1, 0]
     assert [zebra for _, zebra in seen["found"]] == [0, 0, 0, 0, pieces, pieces, 0, 0]
     assert seen["after_embedding"] == [5]
+    assert seen["padded"] == [[[5], 30, 154]] * 2

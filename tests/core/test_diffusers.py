@@ -1,9 +1,12 @@
 """Both hooks over diffusers U-Nets of all layouts, against the untouched network and diffusers' own means."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from likeness.core.attention import MuteWord, Rows
+from likeness.core.attention import MuteWord, Rows, base_of
 from likeness.core.denoiser import Denoiser, Hooks, guided
+from networks import random_unet
 
 
 class Watch:
@@ -62,6 +65,8 @@ def test_rows_say_which_is_which(denoiser, make_text, z):
     denoiser(z, 321, *texts, hooks=Hooks(attention=attention, streams=2, words=("cat", "dog")))
     rows: Rows = attention.seen[0][4]
     assert rows.conditional.tolist() == [True, True, False, False]
+    guided(denoiser, make_text(1), make_text(2), 2.0, Hooks(attention=attention))(z, 9)
+    assert attention.seen[-1][4].conditional.tolist() == [False, False, True, True], "guidance knows the roles"
     assert rows.stream.tolist() == [0, 1, 0, 1]
     assert rows.timestep.tolist() == [321.0] * 4
     assert rows.where("cat", 154).nonzero().tolist() == [[r, i] for r in (0, 1) for i in (3, 4, 80, 81)]
@@ -140,6 +145,45 @@ def test_a_muted_word_has_no_column(denoiser, make_text, z):
     text, hooks = make_text(1, words={"cat": word}), Hooks(attention=MuteWord("cat"), words=("cat",))
     assert not torch.equal(denoiser(z, 500, text, hooks=hooks)[0], denoiser(z, 500, text)[0])
     assert torch.equal(denoiser(z, 500, make_text(1), hooks=hooks)[0], denoiser(z, 500, make_text(1))[0])
+
+
+def test_one_timestep_a_row(denoiser, make_text, z):
+    text, times = make_text(1), torch.tensor([10, 700])
+    both = denoiser(z, times, text)[0]
+    for i, t in enumerate(times.tolist()):
+        torch.testing.assert_close(both[i], denoiser(z, t, text)[0][i], rtol=1e-4, atol=1e-5)
+
+
+def test_conditionings_with_different_extras(denoiser, make_text, z):
+    plain, text = make_text(2), make_text(1)
+    residuals = tuple(torch.ones(1, s.channels, *[16 // 2**s.level] * 2) for s in denoiser.skips)
+    control = dict(down_block_additional_residuals=residuals[:-1], mid_block_additional_residual=residuals[-1])
+    controlled = type(text)(text.tokens, extra={**text.extra, **control})
+    together = denoiser(z, 500, plain, controlled)
+    assert torch.equal(together[0], denoiser(z, 500, plain)[0])
+    assert torch.equal(together[1], denoiser(z, 500, controlled)[0])
+    assert not torch.allclose(together[1], denoiser(z, 500, text)[0])
+
+
+def test_a_half_precision_network_takes_and_gives_float32(layout, denoiser, make_text, z):
+    from likeness.core.diffusers import DiffusersDenoiser
+
+    class Residual(Watch):
+        def __call__(self, site, *args):
+            return torch.zeros(args[0].shape) if len(args) == 2 else super().__call__(site, *args)
+
+    half = DiffusersDenoiser(random_unet(layout).to(torch.bfloat16), denoiser.schedule)
+    plain = half(z, 500, make_text(1))[0]
+    watched = half(z, 500, make_text(1), hooks=Hooks(attention=Watch(), skips=Residual()))[0]
+    assert plain.dtype == torch.float32 and torch.equal(plain, watched)
+    assert (plain - denoiser(z, 500, make_text(1))[0]).abs().max() < 0.1
+
+
+def test_the_base_is_told_by_the_text(denoiser):
+    assert base_of(denoiser.sites) == "context-32"
+    widths = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
+    for name, width in widths.items():
+        assert base_of([replace(site, context=width) for site in denoiser.sites]) == name
 
 
 def test_guidance_is_the_formula(denoiser, make_text, z):

@@ -64,6 +64,7 @@ def test_weights_and_escapes_do_not_move_words(tokenize):
         ("a (cat", [("a ", 1.0), ("(cat", 1.0)]),
         ("a cat) (dog:2)", [("a cat) (dog:2)", 1.0)]),
         ("", []),
+        ("a (:3) cat", [("a ", 1.0), (":3", 1.1), (" cat", 1.0)]),
     ],
 )
 def test_weights_parse_as_in_comfyui(prompt, expected):

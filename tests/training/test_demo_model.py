@@ -70,6 +70,18 @@ def test_a_decoder_trained_alone_leaves_the_latents(trained, tmp_path):
     assert changed == {"decoder"}
 
 
+def test_an_encoder_that_is_not_there_can_not_be_kept(trained):
+    with pytest.raises(ValueError, match="keep_encoder"):
+        demo_model.train(replace(trained[0], keep_encoder=True))
+
+
+def test_pictures_of_an_older_world_are_drawn_anew(tmp_path):
+    cache = tmp_path / "pictures.safetensors"
+    fresh = demo_model.Pictures.render(3, cache).images
+    files.save(cache, {"images": fresh.roll(1, 0)}, files.Header(kind="pictures"))
+    assert torch.equal(demo_model.Pictures.render(3, cache).images, fresh)
+
+
 def test_the_tokenizer_knows_the_worlds_words_and_spells_the_rest(tmp_path):
     tokenizer = make_tokenizer(tmp_path, world.words())
     assert all(len(tokenizer(word, add_special_tokens=False).input_ids) == 1 for word in world.words())

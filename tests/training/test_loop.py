@@ -1,7 +1,10 @@
 """The training loop: resume is bit-identical, cancel keeps what was learned, averaging and rates are the formulas."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from likeness.core import files
 from likeness.core.files import LearnedFileError
 from likeness.training.loop import Cancelled, Settings, Trainer
 
@@ -78,5 +81,50 @@ def test_rates_are_the_formula():
 def test_another_trainings_checkpoint_is_refused(tmp_path):
     path = tmp_path / "c.safetensors"
     problem(SETTINGS, path)[1].run()
-    with pytest.raises(LearnedFileError, match="another training"):
+    with pytest.raises(LearnedFileError, match="of another model"):
         Trainer({"other": torch.nn.Parameter(torch.zeros(3))}, lambda s, g: 0, SETTINGS, path)
+    with pytest.raises(LearnedFileError, match="of another model"):
+        problem(SETTINGS, path, size=1)
+    with pytest.raises(LearnedFileError, match="other settings, data or start"):
+        problem(replace(SETTINGS, lr=0.1), path)
+    assert problem(replace(SETTINGS, steps=50, every=3), path)[1].step == 40, "a longer run goes on"
+
+
+def test_stopped_in_the_middle_of_an_update_the_last_whole_step_is_kept(tmp_path, monkeypatch):
+    expected, trainer = problem(SETTINGS)
+    trainer.run()
+    path = tmp_path / "c.safetensors"
+    _, first = problem(SETTINGS, path)
+    update = first.optimiser.step
+
+    def torn():
+        update()
+        if first.step == 15:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(first.optimiser, "step", torn)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    weight, second = problem(SETTINGS, path)
+    assert second.step == 14, "saved every 7 steps"
+    second.run()
+    assert torch.equal(weight, expected)
+
+
+def test_a_loss_that_is_no_number_stops_before_it_is_learned(tmp_path):
+    path = tmp_path / "c.safetensors"
+    weight = torch.nn.Parameter(torch.ones(3))
+    trainer = Trainer({"w": weight}, lambda step, g: weight.sum() * (float("nan") if step == 3 else 1), SETTINGS, path)
+    with pytest.raises(FloatingPointError, match="nan at step 4"):
+        trainer.run()
+    assert weight.isfinite().all()
+    assert files.load(path, kind="training-checkpoint")[1].settings["step"] == 3
+
+
+def test_a_resumed_run_does_not_hold_its_file(tmp_path):
+    path = tmp_path / "c.safetensors"
+    problem(SETTINGS, path)[1].run()
+    _, trainer = problem(SETTINGS, path)
+    before = trainer.optimiser.state_dict()["state"][0]["exp_avg"].clone()
+    path.write_bytes(b"\0" * path.stat().st_size)
+    assert torch.equal(trainer.optimiser.state_dict()["state"][0]["exp_avg"], before)

@@ -8,6 +8,7 @@ from likeness_in_comfyui.core.attention import MuteWord
 from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.core.denoiser import Hooks, guided
 from likeness_in_comfyui.nodes import demo_model, denoiser
+from likeness_in_comfyui.nodes.words import find_words, mark_words
 
 PROMPT = "a photo of a (red:1.2) cat on the beach"
 STEPS, GUIDANCE = 30, 5.0
@@ -67,7 +68,7 @@ def main(pack):
     result["encoding"] = rel(model.model.process_latent_in(vae.encode(pixels.movedim(1, -1))), base.encode(pixels))
 
     # --- the same run with hooks that change nothing, then with a muted word
-    marked = denoiser.mark_words(positive, denoiser.find_words(clip, PROMPT, ["cat"]))
+    marked = mark_words(positive, find_words(clip, PROMPT, ["cat"]))
     watch = Everywhere()
     watched = denoiser.attach(model, Hooks(attention=watch, skips=watch, words=("cat",)))
     result["untouched"] = torch.equal(euler(watched, marked, negative, noise, sigmas), native)

@@ -5,7 +5,8 @@ import torch
 from common import conditioning, rel
 from likeness_in_comfyui.core import checkpoint
 from likeness_in_comfyui.core.demo import MODEL
-from likeness_in_comfyui.nodes import demo_model, denoiser
+from likeness_in_comfyui.nodes import demo_model
+from likeness_in_comfyui.nodes.words import find_words
 from safetensors.torch import save_file
 
 PROMPTS = [
@@ -25,7 +26,7 @@ def main(pack):
     base = checkpoint.load(MODEL)
     result = {"tokens": [], "positions": [], "found": []}
     for prompt in PROMPTS:
-        here = denoiser.find_words(clip, prompt, ["cat", "zebracorn"])
+        here = find_words(clip, prompt, ["cat", "zebracorn"])
         there = base.text(prompt, ["cat", "zebracorn"])
         result["tokens"].append(rel(conditioning(clip, prompt)[0][0], there.tokens))
         result["positions"].append(all(torch.equal(here[w], there.words[w]) for w in here))
@@ -37,6 +38,15 @@ def main(pack):
     save_file({"clip_l": torch.randn(3, 192)}, f"{folder}/three.safetensors")
     _, clip, _ = demo_model.load()
     clip.tokenizer.clip_l.embedding_directory = [folder]
-    where = denoiser.find_words(clip, "a embedding:three cat", ["cat"])["cat"]
+    where = find_words(clip, "a embedding:three cat", ["cat"])["cat"]
     result["after_embedding"] = where.nonzero().flatten().tolist()
+    # tokenizers that pad with an ordinary word
+    from comfy.sdxl_clip import SDXLTokenizer
+    from comfy.text_encoders.sd2_clip import SD2Tokenizer
+
+    result["padded"] = []
+    for tokenizer in (SDXLTokenizer(), SD2Tokenizer()):
+        clip.tokenizer = tokenizer
+        found = [find_words(clip, text, ["cat"])["cat"] for text in ("a photo of a cat in the snow", "a cat! " * 30)]
+        result["padded"].append([found[0].nonzero().flatten().tolist(), int(found[1].sum()), len(found[1])])
     return result

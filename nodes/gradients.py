@@ -1,0 +1,48 @@
+"""Autograd inside a node, where weights and conditioning may have been made under inference mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def enabled() -> Iterator[None]:
+    """Nodes run under `torch.inference_mode`; in here autograd works."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def plain(value: Any) -> Any:
+    """A copy whose tensors autograd may save; anything else is shared."""
+    if torch.is_tensor(value):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(plain(v) for v in value)
+    return value
+
+
+@contextmanager
+def plain_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Lend plain copies of inference tensors to modules whose weights others share, and put the own ones back.
+
+    Takes as much memory again as those weights, for as long as it lasts.
+    """
+    lent = []
+    try:
+        for part in (part for module in modules for part in module.modules()):
+            for store in (part._parameters, part._buffers):
+                for name, tensor in store.items():
+                    if tensor is not None and tensor.is_inference():
+                        lent.append((store, name, tensor))
+                        copy = tensor.detach().clone()
+                        store[name] = torch.nn.Parameter(copy, False) if store is part._parameters else copy
+        yield
+    finally:
+        for store, name, tensor in lent:
+            store[name] = tensor
