@@ -176,6 +176,8 @@ class _Work(comfy.samplers.Sampler):
         }
         others = [patcher.model for patcher in model_wrap.loaded_models]  # ControlNets and the like
         lent = autograd.plain_weights([model_wrap.inner_model, *others]) if self.gradients else nullcontext()
+        options = extra_args["model_options"]
         with lent:
-            self.result = self.work(ComfyDenoiser(model_wrap, extra_args["model_options"]), latent_image, named)
+            denoiser = ComfyDenoiser(model_wrap, autograd.saving_skips(options) if self.gradients else options)
+            self.result = self.work(denoiser, latent_image, named)
         return latent_image

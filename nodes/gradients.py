@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.model_patcher
 import torch
 
 
@@ -46,3 +47,14 @@ def plain_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
     finally:
         for store, name, tensor in lent:
             store[name] = tensor
+
+
+def saving_skips(model_options: dict[str, Any]) -> dict[str, Any]:
+    """Options under which ControlNet's in-place additions to the skips leave what autograd has saved alone."""
+    options = comfy.model_patcher.create_model_options_clone(model_options)
+    inner = options.setdefault("transformer_options", {})
+    patches = dict(inner.get("patches", {}))
+    # the encoder goes on with a copy; the skip that ControlNet adds to is then nobody's saved input
+    after = [*patches.get("input_block_patch_after_skip", []), lambda h, extra: h.clone()]
+    inner["patches"] = {**patches, "input_block_patch_after_skip": after}
+    return options

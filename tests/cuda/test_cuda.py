@@ -76,6 +76,46 @@ def test_half_precision_stays_close_and_hooks_leave_every_bit(layout, dtype):
     assert (plain.float() - exact).abs().max() / exact.abs().max() < (0.02 if dtype == torch.float16 else 0.1)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_half_precision_takes_float32_latents_and_residuals(layout):
+    from likeness.core.denoiser import Hooks
+
+    class Residual(Everywhere):
+        def __call__(self, site, *args):
+            return torch.ones(args[0].shape, device="cuda") * 0.1
+
+    half, exact = denoiser(layout, dtype=torch.float16), denoiser(layout)
+    out = half(latents(), 500, text(layout), hooks=Hooks(skips=Residual()))[0]
+    expected = exact(latents(), 500, text(layout), hooks=Hooks(skips=Residual()))[0]
+    assert out.dtype == torch.float32 and (out - expected).abs().max() / expected.abs().max() < 0.02
+
+
+def test_a_training_resumes_on_the_gpu(tmp_path):
+    from likeness.training.loop import Cancelled, Settings, Trainer
+
+    settings = Settings(steps=20, lr=0.05, ema=0.9, every=7)
+
+    def trainer(path=None):
+        weight = torch.nn.Parameter(torch.ones(3, device="cuda"))
+
+        def loss(step, generator):
+            return (weight - torch.randn(3, generator=generator).cuda()).square().mean()
+
+        return weight, Trainer({"w": weight}, loss, settings, path)
+
+    def stop(progress):
+        if progress.step == 11:
+            raise Cancelled
+
+    expected, unbroken = trainer()
+    unbroken.run()
+    with pytest.raises(Cancelled):
+        trainer(tmp_path / "c.safetensors")[1].run(stop)
+    weight, resumed = trainer(tmp_path / "c.safetensors")
+    resumed.run()
+    assert torch.equal(weight, expected)
+
+
 @pytest.mark.parametrize("backend", ["MATH", "EFFICIENT_ATTENTION", "FLASH_ATTENTION", "CUDNN_ATTENTION"])
 def test_attention_back_ends_agree(backend):
     from torch.nn.attention import SDPBackend, sdpa_kernel

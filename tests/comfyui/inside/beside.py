@@ -1,7 +1,7 @@
 """A method that changes nothing changes nothing beside other nodes' patches, however late those patch."""
 
 import torch
-from common import Everywhere, conditioning
+from common import Everywhere, conditioning, controlled
 from inprocess import run_prompt
 from likeness_in_comfyui.core.denoiser import Hooks
 from likeness_in_comfyui.nodes import demo_model, denoiser
@@ -45,4 +45,8 @@ def main(pack, patches):
             "works": not torch.equal(alone, plain),
             "same": torch.equal(alone, beside) and torch.equal(alone, sample(twice)),
         }
+    model = demo_model.load()[0]
+    _, positive, negative = controlled(positive, negative)
+    alone, beside = sample(model), sample(denoiser.attach(model, Hooks(Everywhere(), Everywhere())))
+    result["ControlNet"] = {"works": not torch.equal(alone, plain), "same": torch.equal(alone, beside)}
     return result

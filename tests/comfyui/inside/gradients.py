@@ -1,7 +1,8 @@
 """Gradients from inside a node: the same as headless, weights left as found, LoRA in force."""
 
 import torch
-from common import conditioning, rel
+from common import conditioning, controlled, rel
+from inprocess import load_nodes
 from likeness_in_comfyui.core import checkpoint
 from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.nodes import demo_model, denoiser
@@ -28,6 +29,7 @@ def gradient_headless(base, z, tokens):
 
 
 def main(pack):
+    load_nodes()
     model, clip, _ = demo_model.load()
     # as another pack's loader would have made them: under inference mode
     for module in model.model.diffusion_model.modules():
@@ -69,6 +71,18 @@ def main(pack):
     empty = nodes.EmptyLatentImage().generate(128, 128, 1)[0]
     sampled = nodes.common_ksampler(model, 1, 2, 4.0, "euler", "normal", positive, positive, empty)[0]["samples"]
     result["still_samples"] = bool(sampled.isfinite().all())
+    # a ControlNet that was loaded under inference mode too
+    network, with_control, _ = controlled(positive, positive)
+    own = dict(network.named_parameters())
+    steered = gradient_in_comfyui(model, with_control, latent)
+    result["controlled"] = rel(steered, here)
+    result["controlnet_left"] = all(own[k] is v and v.is_inference() for k, v in network.named_parameters())
+    # a sampling patch decides what the network is taken to predict
+    advanced = nodes.NODE_CLASS_MAPPINGS["ModelSamplingDiscrete"]
+    (velocity,) = advanced().patch(model, "v_prediction", True)
+    result["patched"] = denoiser.run(
+        velocity, {"positive": positive}, latent, lambda native, z, prompts: native.schedule.prediction
+    )
     before = dict(unet.named_parameters())
     try:
         denoiser.run(model, {"positive": positive}, latent, lambda *a: 1 / 0, gradients=True)
