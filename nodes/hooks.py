@@ -204,7 +204,9 @@ def _patch_skips(
     def add(h: Tensor, skip: Tensor, extra: dict[str, Any]) -> tuple[Tensor, Tensor]:
         if extra["block"] == ("output", 0):
             if middle.features is None:
-                middle.features, h = h, _plus(h, middle.control)
+                middle.features = h
+                # ComfyUI's own way, warning included where shapes differ; it adds in place
+                h = openaimodel.apply_control(h.clone(), {"middle": [middle.control]}, "middle")
             h = _plus(h, answer(found[-1], middle.features))
         return h, _plus(skip, residuals.pop())
 

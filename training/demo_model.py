@@ -224,6 +224,7 @@ def train_unet(config: Config, pictures: Pictures, latents: Tensor, tokenizer: A
         text = CLIPTextModel.from_pretrained(config.init / "text_encoder")
     else:
         unet, text = UNet2DConditionModel(**UNET), make_text_encoder(tokenizer)
+    unet.to(memory_format=torch.channels_last)
     schedule = Schedule.from_scheduler(SCHEDULER)
     weight = min_snr(schedule)
 

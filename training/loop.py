@@ -190,7 +190,7 @@ class Trainer:
                 p.copy_(tensors[f"weight.{name}"])
                 if f"exp_avg.{name}" in tensors:
                     # copies: what was loaded is the file itself, mapped into memory
-                    state = {k: tensors[f"{k}.{name}"].to(p.device, copy=True) for k in ("exp_avg", "exp_avg_sq")}
+                    state = {k: torch.empty_like(p).copy_(tensors[f"{k}.{name}"]) for k in ("exp_avg", "exp_avg_sq")}
                     self.optimiser.state[p] = {"step": tensors[f"step.{name}"].clone(), **state}
                 if name in self.average:
                     self.average[name].copy_(tensors[f"average.{name}"])
