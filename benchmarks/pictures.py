@@ -32,7 +32,7 @@ def subjects() -> None:
         rng = random.Random(7)
         scenes = [world.random_scene(rng, view=v, background=b) for v, b in zip(VIEWS, world.BACKGROUNDS)]
         rows.append((f"one {subject.word}, six scenes", torch.stack([world.draw(subject, s).image for s in scenes])))
-    sheet.contact_sheet(rows, DOCS / "world.jpg")
+    sheet.contact_sheet(rows, DOCS.parent / "web" / "docs" / "demo-subjects.jpg")
 
 
 def muted() -> None:

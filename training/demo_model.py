@@ -91,24 +91,29 @@ class Config:
 
 
 def train(config: Config, watch: Watch | None = None) -> Path:
-    """All stages, each resumed where it stopped; returns the folder of the finished model.
+    """All stages, each resumed where it stopped, on Accelerate's device; returns the folder of the finished model.
 
     Raises:
         ValueError: keep_encoder without init.
         LearnedFileError: the work folder holds a checkpoint of a training with other settings.
     """
+    from accelerate import Accelerator
+
     if config.keep_encoder and config.init is None:
         raise ValueError("keep_encoder: there is no encoder to keep; name the model to go on from with --init")
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.unet.seed)
+    accelerator = Accelerator()
     config.work.mkdir(parents=True, exist_ok=True)
     pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
-    vae = train_vae(config, pictures, watch)
+    vae = train_vae(config, pictures, accelerator, watch)
     tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
     known = files.fingerprint({**vae.encoder.state_dict(), "pictures": pictures.images[-1]})
     latents = encode(vae, pictures, config.work / f"latents-{known}.safetensors")
-    unet, text, loss = train_unet(config, pictures, latents, tokenizer, watch)
-    return export.save(config, SCHEDULER, vae, unet, text, loss)
+    unet, text, loss = train_unet(config, pictures, latents, tokenizer, accelerator, watch)
+    if accelerator.is_main_process:
+        export.save(config, SCHEDULER, vae.cpu(), unet.cpu(), text.cpu(), loss)
+    return config.out
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -155,31 +160,29 @@ def _image(seed: int):
 # --- autoencoder -----------------------------------------------------------------------------------------------------
 
 
-def train_vae(config: Config, pictures: Pictures, watch: Watch | None) -> nn.Module:
+def train_vae(config: Config, pictures: Pictures, accelerator: Any, watch: Watch | None) -> nn.Module:
     """TAESD's architecture on crops: absolute error of colours and of their differences, latents held near N(0, 1)."""
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny.from_pretrained(config.init / "vae") if config.init else AutoencoderTiny(**VAE)
-    vae.to(memory_format=torch.channels_last)
+    device = accelerator.device
+    vae.to(device, memory_format=torch.channels_last)
     parameters = dict(vae.decoder.named_parameters() if config.keep_encoder else vae.named_parameters())
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        x = (
-            pictures.crops(config.vae_batch, config.vae_crop, generator).contiguous(memory_format=torch.channels_last)
-            * 2
-            - 1
-        )
+        x = pictures.crops(config.vae_batch, config.vae_crop, generator).to(device) * 2 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.set_grad_enabled(not config.keep_encoder):
             z = vae.encode(x).latents
         # noise makes the decoder forgive what a diffusion model gets slightly wrong
-        y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator)).sample
+        y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator).to(device)).sample
         spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
         # at first three channels are asked to be the colours at latent size: colour is learned in minutes, not hours
         hint = 0.0 if config.init else max(0.0, 0.3 * (1 - step / (0.3 * config.vae.steps)))
         colour = (z[:, :3] - 2 * nn.functional.avg_pool2d(x, 8)).square().mean()
         return (y - x).abs().mean() + 0.5 * _edges(y - x) + 0.02 * spread + hint * colour
 
-    _fit("decoder" if config.keep_encoder else "vae", parameters, loss, config.vae, config, watch)
+    _fit("decoder" if config.keep_encoder else "vae", parameters, loss, config.vae, config, accelerator, watch)
     return vae.eval().requires_grad_(False)
 
 
@@ -192,7 +195,7 @@ def encode(vae: nn.Module, pictures: Pictures, cache: Path) -> Tensor:
     """Latents of the whole set, (N, 4, 16, 16)."""
     if cache.exists():
         return files.load(cache, kind="latents")[0]["latents"]
-    parts = [vae.encode(chunk / 127.5 - 1).latents for chunk in pictures.images.split(64)]
+    parts = [vae.encode(chunk.to(vae.device) / 127.5 - 1).latents.cpu() for chunk in pictures.images.split(16)]
     files.save(cache, {"latents": torch.cat(parts)}, files.Header(kind="latents"))
     return torch.cat(parts)
 
@@ -214,24 +217,28 @@ def make_text_encoder(tokenizer: Any) -> nn.Module:
     return CLIPTextModel(config)
 
 
-def train_unet(config: Config, pictures: Pictures, latents: Tensor, tokenizer: Any, watch: Watch | None):
+def train_unet(
+    config: Config, pictures: Pictures, latents: Tensor, tokenizer: Any, accelerator: Any, watch: Watch | None
+) -> tuple[nn.Module, nn.Module, float]:
     """U-Net and text encoder on noise prediction, min-SNR weighted, one prompt in ten dropped."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
     if config.init:
         unet = UNet2DConditionModel.from_pretrained(config.init / "unet")
-        text = CLIPTextModel.from_pretrained(config.init / "text_encoder")
+        text = CLIPTextModel.from_pretrained(config.init / "text_encoder").float()
     else:
         unet, text = UNet2DConditionModel(**UNET), make_text_encoder(tokenizer)
-    unet.to(memory_format=torch.channels_last)
+    device = accelerator.device
+    unet.to(device, memory_format=torch.channels_last)
+    text.to(device)
     schedule = Schedule.from_scheduler(SCHEDULER)
     weight = min_snr(schedule)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         size = config.unet_batch
         chosen = torch.randint(len(latents), (size,), generator=generator)
-        captions = pictures.captions(chosen.tolist(), step)
+        captions = pictures.captions(chosen.tolist(), int(torch.randint(2**31, (), generator=generator)))
         dropped = torch.rand(size, generator=generator) < 0.1
         captions = ["" if d else c for c, d in zip(captions, dropped)]
         # one timestep from each of `size` equal parts: less noise between steps than independent draws
@@ -239,12 +246,13 @@ def train_unet(config: Config, pictures: Pictures, latents: Tensor, tokenizer: A
         t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
         z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
         ids = tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        answer = unet(schedule.noise(z0, eps, t), t, text(ids).last_hidden_state, return_dict=False)[0]
-        return ((answer - eps).square().mean((1, 2, 3)) * weight[t]).mean()
+        noisy, words = schedule.noise(z0, eps, t).to(device), text(ids.to(device)).last_hidden_state
+        answer = unet(noisy, t.to(device), words, return_dict=False)[0]
+        return ((answer - eps.to(device)).square().mean((1, 2, 3)) * weight[t].to(device)).mean()
 
     parameters = {f"unet.{k}": p for k, p in unet.named_parameters()}
     parameters |= {f"text.{k}": p for k, p in text.named_parameters()}
-    final = _fit("unet", parameters, loss, config.unet, config, watch)
+    final = _fit("unet", parameters, loss, config.unet, config, accelerator, watch)
     return unet.eval(), text.eval(), final
 
 
@@ -263,12 +271,13 @@ def _fit(
     loss: loop.Loss,
     settings: loop.Settings,
     config: Config,
+    accelerator: Any,
     watch: Watch | None,
 ) -> float:
     """Train one stage, leave its best weights in the parameters; returns the recent loss."""
     start = files.fingerprint(parameters) if config.init else ""
     identity = f"{start} {config.pictures} {config.vae_batch} {config.vae_crop} {config.unet_batch}"
-    trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors", identity)
+    trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors", identity, accelerator)
     best = trainer.run(watch and (lambda progress: watch(name, progress)))
     with torch.no_grad():
         for key, parameter in parameters.items():

@@ -1,7 +1,9 @@
 """One loop for everything that is trained here: accumulation, averaging, checkpoints, cancel, progress.
 
-Every step draws its randomness from a generator seeded by (seed, step), so a resumed run repeats an unbroken one bit
-for bit without storing the generator.
+Every loss draws its randomness from a generator seeded by (seed, step, number in the step), so a resumed run repeats an
+unbroken one bit for bit without storing the generator, and two processes do what one does with twice the accumulation.
+
+Headless, devices, precision and processes are Accelerate's; inside ComfyUI no accelerator is given.
 """
 
 from __future__ import annotations
@@ -10,8 +12,10 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,10 +86,12 @@ class Trainer:
 
     Args:
         parameters: name -> parameter; the names key the checkpoint.
-        loss: `(step, generator) -> scalar`; called `accumulation` times a step.
+        loss: `(step, generator) -> scalar`; called `accumulation` times a step in every process.
         settings: see `Settings`.
         checkpoint: file to save to and to resume from; None keeps nothing.
         identity: names everything else that the run depends on (data, start); a checkpoint of another one is refused.
+        accelerator: an `accelerate.Accelerator`; the parameters are on its device already. Gradients are averaged over
+            its processes, the first of which saves and is watched.
 
     Attributes:
         step: steps done.
@@ -99,10 +105,14 @@ class Trainer:
         settings: Settings,
         checkpoint: Path | None = None,
         identity: str = "",
+        accelerator: Any = None,
     ):
         self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, checkpoint
         self.identity = hashlib.sha256(f"{identity} {settings.identity()}".encode()).hexdigest()[:16]
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
+        self.accelerator = accelerator
+        if accelerator is not None:
+            self.optimiser = accelerator.prepare(self.optimiser)
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
         self.step, self.recent = 0, math.nan
         self._whole = True
@@ -129,7 +139,7 @@ class Trainer:
                 self.recent = value if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * value
                 if self.step % self.settings.every == 0:
                     self.save()
-                if watch:
+                if watch and self._first:
                     watch(Progress(self.step, self.settings.steps, value, time.monotonic() - started))
         finally:
             # stopped in the middle of an update the weights are neither this step's nor the last one's
@@ -143,19 +153,24 @@ class Trainer:
 
     def _one_step(self) -> float:
         s, total = self.settings, 0.0
-        generator = torch.Generator().manual_seed(s.seed * 1_000_003 + self.step)
+        rank = self.accelerator.process_index if self.accelerator else 0
         for group in self.optimiser.param_groups:
             group["lr"] = s.rate(self.step)
         self.optimiser.zero_grad(set_to_none=True)
-        for _ in range(s.accumulation):
-            loss = self.loss(self.step, generator) / s.accumulation
-            loss.backward()
+        for i in range(s.accumulation):
+            number = rank * s.accumulation + i
+            generator = torch.Generator().manual_seed((s.seed * 1_000_003 + self.step) * 4099 + number)
+            with self.accelerator.autocast() if self.accelerator else nullcontext():
+                loss = self.loss(self.step, generator) / s.accumulation
+            (self.accelerator.backward if self.accelerator else torch.Tensor.backward)(loss)
             total += float(loss.detach())
+        total = self._share(total)
         if not math.isfinite(total):
             raise FloatingPointError(f"the loss is {total} at step {self.step + 1}; use a lower learning rate")
         self._whole = False
         if s.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.clip)
+            clip = self.accelerator.clip_grad_norm_ if self.accelerator else torch.nn.utils.clip_grad_norm_
+            clip(list(self.parameters.values()), s.clip)
         self.optimiser.step()
         if s.ema:
             # early averages must not remember the random start
@@ -165,9 +180,22 @@ class Trainer:
         self._whole = True
         return total
 
+    def _share(self, total: float) -> float:
+        """Average gradients and loss over the processes."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return total
+        for p in self.parameters.values():
+            if p.grad is not None:
+                p.grad = self.accelerator.reduce(p.grad, reduction="mean")
+        return float(self.accelerator.reduce(torch.tensor(total, device=self.accelerator.device), reduction="mean"))
+
+    @property
+    def _first(self) -> bool:
+        return self.accelerator is None or self.accelerator.is_main_process
+
     def save(self) -> None:
         """Write the checkpoint: weights, average, optimiser state, step."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self._first:
             return
         tensors = {f"weight.{k}": p for k, p in self.parameters.items()}
         tensors |= {f"average.{k}": p for k, p in self.average.items()}

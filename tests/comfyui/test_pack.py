@@ -88,6 +88,12 @@ def help_page(server, name):
     return ""
 
 
+def test_pictures_in_help_pages_are_served(server, ours):
+    names = {picture for name in ours for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", help_page(server, name))}
+    assert names
+    assert not [picture for picture in names if not server.get(f"/extensions/{FOLDER}/docs/{picture}").ok]
+
+
 def test_no_help_page_without_a_node(ours):
     pages = {path.stem for path in (REPOSITORY / "web" / "docs").glob("*.md")}
     assert pages <= set(ours)

@@ -1,6 +1,9 @@
 """The training loop: resume is bit-identical, cancel keeps what was learned, averaging and rates are the formulas."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,11 +63,10 @@ def test_accumulation_is_the_mean_of_the_losses():
     weight, trainer = problem(Settings(steps=1, lr=0.1, accumulation=2, clip=0))
     start = weight.detach().clone()
     trainer.run()
-    generator = torch.Generator().manual_seed(0)
     reference = torch.nn.Parameter(start)
     losses = []
-    for _ in range(2):
-        x = torch.randn(8, 3, generator=generator)
+    for number in range(2):
+        x = torch.randn(8, 3, generator=torch.Generator().manual_seed(number))
         losses.append(((x * reference).sum(1) - x.sum(1)).square().mean())
     optimiser = torch.optim.AdamW([reference], lr=0.1, weight_decay=0.0)
     (sum(losses) / 2).backward()
@@ -128,3 +130,27 @@ def test_a_resumed_run_does_not_hold_its_file(tmp_path):
     before = trainer.optimiser.state_dict()["state"][0]["exp_avg"].clone()
     path.write_bytes(b"\0" * path.stat().st_size)
     assert torch.equal(trainer.optimiser.state_dict()["state"][0]["exp_avg"], before)
+
+
+def test_two_processes_do_what_one_does_with_twice_the_accumulation(tmp_path):
+    script = Path(__file__).with_name("two_processes.py")
+    for name, processes, accumulation in (("one", 1, 2), ("two", 2, 1)):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command += [str(script), str(tmp_path / f"{name}.safetensors"), str(accumulation)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (files.load(tmp_path / f"{name}.safetensors", kind="x")[0] for name in ("one", "two"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for name in ("average", "weight"):
+        torch.testing.assert_close(one[name], two[name])
+
+
+def test_an_accelerator_changes_no_bit():
+    from accelerate import Accelerator
+
+    weight, trainer = problem(SETTINGS)
+    trainer.run()
+    other, accelerated = problem(SETTINGS)
+    accelerated = Trainer({"w": other}, accelerated.loss, SETTINGS, accelerator=Accelerator(cpu=True))
+    accelerated.run()
+    assert torch.equal(weight, other)

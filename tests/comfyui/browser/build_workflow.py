@@ -1,8 +1,8 @@
-"""Make workflows/NAME.json (UI format, through the browser), workflows/NAME.jpg and docs/NAME-in-comfyui.jpg.
+"""Make workflows/NAME.json (UI format, through the browser), workflows/NAME.jpg and web/docs/NAME.jpg.
 
     COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfyui/browser/build_workflow.py hello-likeness
 
-The graph comes from graphs.py. The thumbnail shows what the workflow really puts out, the docs' picture how it looks
+The graph comes from graphs.py. The thumbnail shows what the workflow really puts out, the help's picture how it looks
 in the front end after Run. Environment as for the tests: see ../conftest.py, screenshot.mjs.
 """
 
@@ -76,7 +76,7 @@ def build(server, name, folder, timeout):
     target = REPOSITORY / "workflows" / name
     target.with_suffix(".json").write_text(json.dumps(workflow, indent=2) + "\n")
     target.with_suffix(".jpg").write_bytes(thumbnail(images))
-    screenshot(server, target.with_suffix(".json"), REPOSITORY / "docs" / f"{name}-in-comfyui.jpg", folder)
+    screenshot(server, target.with_suffix(".json"), REPOSITORY / "web" / "docs" / f"{name}.jpg", folder)
     print(f"{name}: {len(workflow['nodes'])} nodes, {len(images)} pictures, {target}.json and .jpg")
 
 
