@@ -67,6 +67,7 @@ class Config:
         vae_batch: crops a step.
         vae_crop: their width in pixels.
         unet_batch: latents a step.
+        bare: share of the prompts whose padding says nothing, so that each word's own token learns to speak.
         keep_encoder: train the decoder of `init` alone; its latents, and so its U-Net, stay valid.
         threads: CPU threads; give it only cores that nothing else uses.
     """
@@ -86,6 +87,7 @@ class Config:
     vae_batch: int = 8
     vae_crop: int = 48
     unet_batch: int = 32
+    bare: float = 0.5
     keep_encoder: bool = False
     threads: int = 2
 
@@ -245,8 +247,12 @@ def train_unet(
         parts = (torch.arange(size) + torch.rand(size, generator=generator)) / size
         t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
         z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
-        ids = tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        noisy, words = schedule.noise(z0, eps, t).to(device), text(ids.to(device)).last_hidden_state
+        bare = torch.rand(size, generator=generator) < config.bare
+        ids = tokenizer([*captions, ""], padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(
+            device
+        )
+        words = forget_padding(text(ids).last_hidden_state, ids == tokenizer.eos_token_id, bare.to(device))
+        noisy = schedule.noise(z0, eps, t).to(device)
         answer = unet(noisy, t.to(device), words, return_dict=False)[0]
         return ((answer - eps.to(device)).square().mean((1, 2, 3)) * weight[t].to(device)).mean()
 
@@ -254,6 +260,23 @@ def train_unet(
     parameters |= {f"text.{k}": p for k, p in text.named_parameters()}
     final = _fit("unet", parameters, loss, config.unet, config, accelerator, watch)
     return unet.eval(), text.eval(), final
+
+
+def forget_padding(tokens: Tensor, ended: Tensor, bare: Tensor) -> Tensor:
+    """Give the bare prompts the null text's end and padding, so that their words alone say what to draw.
+
+    Without this the model reads everything off the padding, whose tokens know the whole prompt, and no word's own
+    attention column means anything.
+
+    Args:
+        tokens: text tokens, (B + 1, L, width); the last row is the null text.
+        ended: bool, (B + 1, L): end token and padding.
+        bare: bool, (B,): which prompts.
+
+    Returns:
+        (B, L, width).
+    """
+    return torch.where((bare[:, None] & ended[:-1])[..., None], tokens[-1:], tokens[:-1])
 
 
 def min_snr(schedule: Schedule, gamma: float = 5.0) -> Tensor:
@@ -276,7 +299,7 @@ def _fit(
 ) -> float:
     """Train one stage, leave its best weights in the parameters; returns the recent loss."""
     start = files.fingerprint(parameters) if config.init else ""
-    identity = f"{start} {config.pictures} {config.vae_batch} {config.vae_crop} {config.unet_batch}"
+    identity = f"{start} {config.pictures} {config.vae_batch} {config.vae_crop} {config.unet_batch} {config.bare}"
     trainer = loop.Trainer(parameters, loss, settings, config.work / f"{name}.safetensors", identity, accelerator)
     best = trainer.run(watch and (lambda progress: watch(name, progress)))
     with torch.no_grad():

@@ -115,3 +115,10 @@ def test_psnr_is_the_formula():
             return type("", (), {"sample": z + 0.02 * (1 - 2 * (z > 0))})
 
     assert demo_export.psnr(Off(), [1, 2]) == pytest.approx(40.0, abs=1e-3)
+
+
+def test_a_bare_prompt_keeps_its_words_and_loses_its_padding():
+    tokens = torch.arange(12.0).reshape(3, 4, 1)  # two prompts and the null text
+    ended = torch.tensor([[False, False, True, True], [False, True, True, True], [False, True, True, True]])
+    out = demo_model.forget_padding(tokens, ended, torch.tensor([True, False]))
+    assert out[..., 0].tolist() == [[0, 1, 10, 11], [4, 5, 6, 7]]
