@@ -51,7 +51,7 @@ def main(pack):
     schedule = diffusion.Schedule(base.denoiser.schedule.alphas, final_alpha=1.0)
     timesteps = schedule.timesteps(STEPS)
     positive, negative = conditioning(clip, PROMPT), conditioning(clip, "")
-    text, null = base.text(PROMPT, ["cat"]), base.text("")
+    text, null = base.text(PROMPT, ["cat"]), base.text("").unconditional()
     noise, result = start(), {}
 
     # --- sampling: euler on the model's own sigmas is DDIM
