@@ -3,7 +3,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test clean
 
 .venv/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv

@@ -166,7 +166,6 @@ class _Processor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         # the transformer blocks of these U-Nets hand over (B, N, C) and use no norms or residual inside the layer
