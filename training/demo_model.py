@@ -77,15 +77,15 @@ class Config:
     init: Path | None = None
     pictures: int = 8000
     vae: loop.Settings = field(
-        default_factory=lambda: loop.Settings(steps=2880, lr=8e-4, warmup=50, decay=0.6, ema=0.995, every=200)
+        default_factory=lambda: loop.Settings(steps=20000, lr=8e-4, warmup=50, decay=0.7, ema=0.998, every=500)
     )
     unet: loop.Settings = field(
         default_factory=lambda: loop.Settings(
             steps=3300, lr=1e-3, warmup=100, decay=0.6, ema=0.998, weight_decay=0.01, every=250
         )
     )
-    vae_batch: int = 8
-    vae_crop: int = 48
+    vae_batch: int = 4
+    vae_crop: int = 64
     unet_batch: int = 32
     bare: float = 0.5
     keep_encoder: bool = False
@@ -115,6 +115,7 @@ def train(config: Config, watch: Watch | None = None) -> Path:
     unet, text, loss = train_unet(config, pictures, latents, tokenizer, accelerator, watch)
     if accelerator.is_main_process:
         export.save(config, SCHEDULER, vae.cpu(), unet.cpu(), text.cpu(), loss)
+    accelerator.end_training()
     return config.out
 
 
@@ -163,7 +164,7 @@ def _image(seed: int):
 
 
 def train_vae(config: Config, pictures: Pictures, accelerator: Any, watch: Watch | None) -> nn.Module:
-    """TAESD's architecture on crops: absolute error of colours and of their differences, latents held near N(0, 1)."""
+    """TAESD's architecture on crops: errors of colours and of their differences, latents held near N(0, 1)."""
     from diffusers import AutoencoderTiny
 
     vae = AutoencoderTiny.from_pretrained(config.init / "vae") if config.init else AutoencoderTiny(**VAE)
@@ -177,12 +178,14 @@ def train_vae(config: Config, pictures: Pictures, accelerator: Any, watch: Watch
         with torch.set_grad_enabled(not config.keep_encoder):
             z = vae.encode(x).latents
         # noise makes the decoder forgive what a diffusion model gets slightly wrong
-        y = vae.decode(z + 0.05 * torch.randn(z.shape, generator=generator).to(device)).sample
+        y = vae.decode(z + 0.02 * torch.randn(z.shape, generator=generator).to(device)).sample
         spread = z.mean((0, 2, 3)).square().mean() + (z.std((0, 2, 3)) - 1).square().mean()
         # at first three channels are asked to be the colours at latent size: colour is learned in minutes, not hours
         hint = 0.0 if config.init else max(0.0, 0.3 * (1 - step / (0.3 * config.vae.steps)))
         colour = (z[:, :3] - 2 * nn.functional.avg_pool2d(x, 8)).square().mean()
-        return (y - x).abs().mean() + 0.5 * _edges(y - x) + 0.02 * spread + hint * colour
+        wrong = y - x
+        error = 4 * wrong.square().mean() + 0.5 * wrong.abs().mean() + 0.5 * _edges(wrong)
+        return error + 0.02 * spread + hint * colour
 
     _fit("decoder" if config.keep_encoder else "vae", parameters, loss, config.vae, config, accelerator, watch)
     return vae.eval().requires_grad_(False)

@@ -22,3 +22,5 @@ settings = Settings(steps=20, lr=0.05, ema=0.9, accumulation=accumulation)
 average = Trainer({"w": weight}, loss, settings, accelerator=accelerator).run()["w"]
 if accelerator.is_main_process:
     save(out, {"average": average, "weight": weight, "processes": torch.tensor(accelerator.num_processes)}, Header("x"))
+# a process that leaves while the other still listens takes it down
+accelerator.end_training()
