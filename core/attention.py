@@ -15,7 +15,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+class Layer(Protocol):
+    """What a runtime lends of one of its attention layers."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The runtime's own attention, (R, N, width), with whatever was patched in before; R may be some of the rows."""
+
+    def values(self, context: Tensor) -> Tensor:
+        """The layer's value projection (LoRA included) of text vectors, (..., context) -> (..., width)."""
 
 
 @dataclass(frozen=True)
@@ -56,18 +64,16 @@ class Site:
         return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
 
     def columns(self, q: Tensor, k: Tensor, where: Tensor) -> Tensor:
-        """How much of each pixel's attention goes to the tokens in `where`, without keeping the full maps.
+        """How much of each pixel's attention goes to some words, without keeping the full maps.
 
         Args:
             q, k: projected, (B, N, width) and (B, L, width).
-            where: bool, (B, L).
+            where: bool, (B, W, L): the tokens of each of W words.
 
         Returns:
-            Sum of the chosen columns of the softmax map, (B, heads, N, 1).
+            For each word the sum of its tokens' columns of the softmax map, (B, heads, N, W).
         """
-        scores = self.scores(q, k)
-        chosen = scores.masked_fill(~where[:, None, None, :], float("-inf"))
-        return (chosen.logsumexp(-1, keepdim=True) - scores.logsumexp(-1, keepdim=True)).exp()
+        return self.scores(q, k).softmax(-1) @ where[:, None].to(q).transpose(-1, -2)
 
 
 def base_of(sites: Sequence[Site]) -> str:
@@ -88,14 +94,18 @@ class Rows:
         stream: long, (R,): which of a method's parallel streams; 0 everywhere unless the method runs several.
         timestep: float, (R,): the model's own time label.
         words: bool, (R, W, L): where each of the method's W words stands among the row's L text tokens.
+        picture: long, (R,): which picture of its stream's batch.
         names: the W words, in order.
+        size: height and width of the latents.
     """
 
     conditional: Tensor
     stream: Tensor
     timestep: Tensor
     words: Tensor
+    picture: Tensor
     names: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
 
     def where(self, word: str, tokens: int) -> Tensor:
         """bool, (R, tokens): the word's positions; nowhere if this word is not followed or not in the prompt.
@@ -115,13 +125,13 @@ class AttentionControl(Protocol):
     def wants(self, site: Site) -> bool:
         """Whether to be called at this site; elsewhere the runtime's own attention runs untouched."""
 
-    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Attend) -> Tensor:
+    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Layer) -> Tensor:
         """Attention output, (R, N, width), before the output projection.
 
         Args:
             q: (R, N, width).
             k, v: (R, L, width).
-            attend: the runtime's own attention `(q, k, v) -> (R, N, width)`, with whatever was patched in before.
+            attend: the layer itself, as the runtime would run it.
         """
 
 
@@ -138,7 +148,7 @@ class MuteWord:
     def wants(self, site: Site) -> bool:
         return site.kind == "cross" and self.sites(site)
 
-    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Attend) -> Tensor:
+    def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Layer) -> Tensor:
         where = rows.where(self.word, k.shape[1])
         # M V with the word's columns zero is the map applied to values that are zero at the word
         return attend(q, k, v.masked_fill(where[..., None], 0))

@@ -31,6 +31,9 @@ class Conditioning(Protocol):
     def unconditional(self: C) -> C:
         """The same conditioning in the role of the negative prompt, for `Rows.conditional`."""
 
+    def holds(self, word: str) -> bool:
+        """Whether the positions of this word are known in it."""
+
 
 @dataclass(frozen=True)
 class Hooks:

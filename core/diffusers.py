@@ -42,6 +42,9 @@ class Text:
     def unconditional(self) -> Text:
         return replace(self, conditional=False)
 
+    def holds(self, word: str) -> bool:
+        return word in self.words and bool(self.words[word].any())
+
 
 class DiffusersDenoiser:
     """`core.denoiser.Denoiser` over a diffusers U-Net.
@@ -71,7 +74,7 @@ class DiffusersDenoiser:
         tokens = torch.cat([_rows(c.tokens.repeat(1, length // c.tokens.shape[1], 1), batch) for c in conditions])
         extra = _stack([c.extra for c in conditions], batch, self.unet.dtype)
         times = torch.as_tensor(t, device=z.device).expand(batch).repeat(count)
-        rows = _describe(conditions, batch, hooks, times)
+        rows = _describe(conditions, batch, hooks, times, (z.shape[-2], z.shape[-1]))
         inputs, tokens = inputs.to(self.unet.dtype), tokens.to(self.unet.dtype)
         with _attention(self._modules, hooks, rows), _skip_residuals(self.unet, self.skips, hooks, rows):
             output = self.unet(inputs, times, encoder_hidden_states=tokens, return_dict=False, **extra)[0]
@@ -112,7 +115,7 @@ def _stack(values: list[Any], batch: int, dtype: torch.dtype) -> Any:
     return first
 
 
-def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, times: Tensor) -> Rows:
+def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, times: Tensor, size: tuple[int, int]) -> Rows:
     if batch % hooks.streams:
         raise ValueError(f"a batch of {batch} latents can't hold {hooks.streams} equal streams")
     length = math.lcm(*(c.tokens.shape[1] for c in conditions))  # positions repeat as the tokens do
@@ -122,13 +125,16 @@ def _describe(conditions: tuple[Text, ...], batch: int, hooks: Hooks, times: Ten
             if word in condition.words:
                 where = condition.words[word].cpu()
                 marks[i, j] = where.repeat(-(-length // len(where)))[:length]
-    stream, device = torch.arange(batch) // (batch // hooks.streams), times.device
+    each, device = batch // hooks.streams, times.device
+    number = torch.arange(batch, device=device).repeat(len(conditions))
     return Rows(
         conditional=torch.tensor([c.conditional for c in conditions]).repeat_interleave(batch).to(device),
-        stream=stream.repeat(len(conditions)).to(device),
+        stream=number // each,
         timestep=times.float(),
         words=marks.repeat_interleave(batch, 0).to(device),
+        picture=number % each,
         names=hooks.words,
+        size=size,
     )
 
 
@@ -175,14 +181,28 @@ class _Processor:
             attention_mask = attn.prepare_attention_mask(attention_mask, context.shape[1], len(q))
             attention_mask = attention_mask.view(len(q), attn.heads, -1, attention_mask.shape[-1])
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k, v = self.site.split(q), self.site.split(k), self.site.split(v)
-            return self.site.merge(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask))
-
-        out = self.control(self.site, q, k, v, self.rows, attend).to(q.dtype)
+        out = self.control(self.site, q, k, v, self.rows, _Layer(self.site, attn, attention_mask)).to(q.dtype)
         for layer in attn.to_out:
             out = layer(out)
         return out / attn.rescale_output_factor
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """`core.attention.Layer` over a diffusers attention module."""
+
+    site: Site
+    module: Any
+    mask: Tensor | None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.mask is not None and len(q) != len(self.mask):
+            raise NotImplementedError("a method that runs two streams can't use a text attention mask; leave it out")
+        q, k, v = self.site.split(q), self.site.split(k), self.site.split(v)
+        return self.site.merge(torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask))
+
+    def values(self, context: Tensor) -> Tensor:
+        return self.module.to_v(context.to(self.module.to_v.weight.dtype))
 
 
 @contextmanager

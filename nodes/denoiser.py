@@ -15,39 +15,54 @@ import comfy.conds
 import comfy.model_sampling
 import comfy.samplers
 import torch
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
 from ..core.denoiser import Hooks
 from ..core.diffusion import Schedule
 from . import gradients as autograd
+from . import streams
 from .hooks import install, sites, skips, unet_of
-from .words import UNCONDITIONAL, carry_rows, seal_words, without_words
+from .words import UNCONDITIONAL, carry_rows, holds, is_conditional, seal_words, without_words
 
 
-def attach(model: Any, hooks: Hooks) -> Any:
+def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional: bool = False) -> Any:
     """A clone of MODEL that carries a method into any sampler node.
 
-    Conditionings whose words the method follows are marked by `words.mark_words`.
+    Conditionings whose words the method follows are marked by `words.mark_words`. A method of several streams draws
+    every picture so many times, and the sampler returns the last stream; where no prompt holds any of its words there
+    is nothing to do, and the picture is drawn as if the method were not there.
+
+    Args:
+        key: a name under which this attachment replaces an earlier one.
+        share_unconditional: whether all streams take the first one's unconditional prediction.
 
     Raises:
-        ValueError: a model without U-Net, or hooks with several streams, which ordinary sampling does not run.
+        ValueError: a model without U-Net.
     """
     unet_of(model)
-    if hooks.streams != 1:
-        raise ValueError(f"ordinary sampling runs one stream, these hooks want {hooks.streams}")
-    key = _new_key()
+    name = key or _new_key()
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
-        # the guider puts its own options back when the run ends
-        guider.model_options = install(guider.model_options, unet_of(guider.model_patcher), hooks, key)
         roles = [(name not in UNCONDITIONAL, cond) for name, cond in guider.conds.items()]
-        guider.conds = dict(zip(guider.conds, carry_rows(roles, hooks.words, key)))
-        return executor(*args, **kwargs)
+        held = [holds(e, word) for towards, cond in roles if towards for e in cond or () for word in hooks.words]
+        if hooks.streams > 1 and hooks.words and not any(held):
+            return executor(*args, **kwargs)
+        rows = _new_key()
+        # the guider puts its own options back when the run ends
+        guider.model_options = install(guider.model_options, unet_of(guider.model_patcher), hooks, rows)
+        guider.conds = dict(zip(guider.conds, carry_rows(roles, hooks.words, rows)))
+        if hooks.streams == 1:
+            return executor(*args, **kwargs)
+        if share_unconditional:
+            shared = streams.share_unconditional(hooks.streams, lambda cond: is_conditional(cond, rows))
+            add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, rows, shared, guider.model_options, is_model_options=True)
+        return streams.sample(hooks.streams, executor, guider, *args, **kwargs)
 
     patched = model.clone()
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, wrapper)
+    patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, name)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, name, wrapper)
     return patched
 
 
@@ -79,6 +94,9 @@ class Prompt:
 
     def unconditional(self) -> Prompt:
         return replace(self, conditional=False)
+
+    def holds(self, word: str) -> bool:
+        return any(holds(entry, word) for entry in self.entries)
 
 
 class ComfyDenoiser:

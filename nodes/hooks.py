@@ -6,6 +6,7 @@ Everything is put around whatever LoRA, IPAdapter or other packs have put there,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..core.attention import AttentionControl, Rows, Site
 from ..core.denoiser import Hooks
 from ..core.skips import Skip, SkipControl
+from .streams import ALONE
 
 SLOT = {"self": "attn1", "cross": "attn2"}
 MIDDLE = "likeness_middle"
@@ -54,9 +56,9 @@ def _blocks(unet: Any) -> Iterator[tuple[str, str, int, int, Any]]:
         level -= any(isinstance(layer, openaimodel.Upsample) for layer in layers)
 
 
-def sites(unet: Any) -> dict[Site, Block]:
-    """Every attention site in the order of execution, with the block that ComfyUI's patches call it by."""
-    found: dict[Site, Block] = {}
+def sites(unet: Any) -> dict[Site, tuple[Block, Any]]:
+    """Every attention site in the order of execution, with what ComfyUI's patches call its block, and its layer."""
+    found: dict[Site, tuple[Block, Any]] = {}
     seen: dict[tuple[str, int], int] = {}
     for part, name, number, level, layers in _blocks(unet):
         for layer in layers:
@@ -77,7 +79,7 @@ def sites(unet: Any) -> dict[Site, Block]:
                         width,
                         attn.to_v.in_features,
                     )
-                    found[site] = (name, number, depth)
+                    found[site] = (name, number, depth), attn
     return found
 
 
@@ -107,7 +109,7 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
         model_options: of this run; not changed.
         key: unique name of this installation; conditionings carry their rows under it.
     """
-    layers = {s: b for s, b in sites(unet).items() if hooks.attention is not None and hooks.attention.wants(s)}
+    layers = {s: there for s, there in sites(unet).items() if hooks.attention and hooks.attention.wants(s)}
     found = skips(unet) if hooks.skips is not None else ()
 
     def wrapper(
@@ -121,9 +123,12 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
         **kwargs: Any,
     ) -> Tensor:
         options = dict(transformer_options or {})
-        rows = _describe(x, timesteps, kwargs.pop(key, None), options, hooks)
-        for site, block in layers.items():
-            _patch_attention(options, site, block, hooks.attention, rows)
+        marks = kwargs.pop(key, None)
+        if options.get(ALONE) and hooks.streams > 1:  # the first stream by itself: the untouched model
+            return executor(x, timesteps, context, y, control, options, **kwargs)
+        rows = _describe(x, timesteps, marks, options, hooks)
+        for site, (block, layer) in layers.items():
+            _patch_attention(options, site, block, layer, hooks.attention, rows)
         if found:
             control = _patch_skips(options, found, hooks.skips, rows, control)
         return executor(x, timesteps, context, y, control, options, **kwargs)
@@ -144,31 +149,46 @@ def _describe(x: Tensor, timesteps: Tensor, marks: Tensor | None, options: dict[
         marks = torch.ones(len(x), 1, 1, dtype=torch.int).repeat(1, 1 + len(hooks.words), 1)
         marks[:, 1:] = 0
     marks = marks.to(x.device)
-    stream = torch.arange(batch, device=x.device) // (batch // hooks.streams)
+    each, number = batch // hooks.streams, torch.arange(batch, device=x.device).repeat(len(x) // batch)
     return Rows(
         conditional=marks[:, 0, 0].bool(),
-        stream=stream.repeat(len(x) // batch),
+        stream=number // each,
         timestep=timesteps.float().expand(len(x)),
         words=marks[:, 1:].bool(),
+        picture=number % each,
         names=hooks.words,
+        size=(x.shape[-2], x.shape[-1]),
     )
 
 
-def _patch_attention(options: dict[str, Any], site: Site, block: Block, control: AttentionControl, rows: Rows) -> None:
+@dataclass(frozen=True)
+class _Layer:
+    """`core.attention.Layer` over one of ComfyUI's, in one call of it."""
+
+    module: Any
+    before: Any
+    extra: dict[str, Any]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.before is not None:
+            return self.before(q, k, v, self.extra)
+        heads, precision = self.extra["n_heads"], self.extra["attn_precision"]
+        return attention.optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=self.extra)
+
+    def values(self, context: Tensor) -> Tensor:
+        return self.module.to_v(context)
+
+
+def _patch_attention(
+    options: dict[str, Any], site: Site, block: Block, module: Any, control: AttentionControl, rows: Rows
+) -> None:
     slot = SLOT[site.kind]
     there = options.get("patches_replace", {}).get(slot, {})
     # the exact key shadows the one without depth: call on whichever is in force
     before = there.get(block) or there.get(block[:2])
 
     def replace(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if before is not None:
-                return before(q, k, v, extra)
-            return attention.optimized_attention(
-                q, k, v, extra["n_heads"], attn_precision=extra["attn_precision"], transformer_options=extra
-            )
-
-        return control(site, q, k, v, rows, attend).to(q.dtype)
+        return control(site, q, k, v, rows, _Layer(module, before, extra)).to(q.dtype)
 
     replaced = dict(options.get("patches_replace", {}))
     replaced[slot] = {**there, block: replace}

@@ -71,9 +71,8 @@ def carry_rows(conds: Sequence[tuple[bool, Any]], words: Sequence[str], key: str
     length = math.lcm(1, *(_tokens(e) for e in entries))
 
     def carry(conditional: bool, entry: dict[str, Any]) -> dict[str, Any]:
-        model_conds = dict(entry["model_conds"])
-        sealed = model_conds.pop(WORDS, None)
-        where = entry.get(WORDS, {}) if sealed is None else sealed.cond
+        model_conds, where = dict(entry["model_conds"]), _where(entry)
+        model_conds.pop(WORDS, None)
         marks = torch.zeros(1, 1 + len(words), length, dtype=torch.int)
         marks[:, 0] = int(conditional)
         for i, word in enumerate(words):
@@ -85,6 +84,22 @@ def carry_rows(conds: Sequence[tuple[bool, Any]], words: Sequence[str], key: str
         return {**entry, "model_conds": {**model_conds, key: comfy.conds.CONDRegular(marks)}}
 
     return [cond and [carry(conditional, e) for e in cond] for conditional, cond in conds]
+
+
+def _where(entry: dict[str, Any]) -> Mapping[str, Tensor]:
+    sealed = entry.get("model_conds", {}).get(WORDS)
+    return entry.get(WORDS, {}) if sealed is None else sealed.cond
+
+
+def holds(entry: dict[str, Any], word: str) -> bool:
+    """Whether a conditioning entry knows the word's positions."""
+    return word in _where(entry) and bool(_where(entry)[word].any())
+
+
+def is_conditional(entries: Sequence[dict[str, Any]], key: str) -> bool:
+    """Whether entries that carry rows under this key are to be drawn towards; entries without them are."""
+    marks = [e["model_conds"][key].cond for e in entries if key in e.get("model_conds", {})]
+    return not marks or any(bool(m[0, 0, 0]) for m in marks)
 
 
 def without_words(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -131,9 +131,9 @@ def test_a_muted_word_has_no_column(denoiser, make_text, z):
     q, k, v = (torch.randn(1, n, site.width, generator=g) for n in (6, 77, 77))
     where = torch.zeros(1, 1, 77, dtype=torch.bool)
     where[..., 4] = True
-    rows = Rows(torch.ones(1, dtype=torch.bool), torch.zeros(1), torch.zeros(1), where, ("cat",))
+    rows = Rows(torch.ones(1, dtype=torch.bool), torch.zeros(1), torch.zeros(1), where, torch.zeros(1), ("cat",))
     maps = site.scores(q, k).softmax(-1)
-    torch.testing.assert_close(site.columns(q, k, where[0]), maps[..., 4:5])
+    torch.testing.assert_close(site.columns(q, k, where), maps[..., 4:5])
     maps[..., 4] = 0
 
     def attend(q, k, v):

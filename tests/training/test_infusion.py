@@ -1,0 +1,161 @@
+"""Learning a concept: gradients, cost, resuming, messages."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from likeness.core.denoiser import Hooks
+from likeness.core.diffusers import DiffusersDenoiser, Text
+from likeness.core.diffusion import Schedule
+from likeness.core.infusion.control import Infusion, Use
+from likeness.training import infusion, loop
+from likeness.training.data.photos import Group
+from networks import random_prompt, random_unet
+
+
+@pytest.fixture(scope="module")
+def model():
+    return DiffusersDenoiser(random_unet("sd1"), Schedule.scaled_linear())
+
+
+def text(*positions, **fields):
+    marks = torch.zeros(77, dtype=torch.bool)
+    marks[list(positions)] = True
+    return Text(**random_prompt("sd1", words={"cat": marks}, **fields))
+
+
+def photos(count=3, seed=0, size=8):
+    return [Group(torch.randn(count, 4, size, size, generator=torch.Generator().manual_seed(seed)))]
+
+
+def learn(steps=4, **fields):
+    return infusion.Learn(batch=2, loop=loop.Settings(steps=steps, lr=0.01, clip=0.0, every=2), **fields)
+
+
+@pytest.mark.parametrize("space", ["text", "value"])
+def test_the_gradient_is_that_of_the_two_streams(model, space):
+    training = infusion.Training(model, text(3, 4), photos(), "cat", learn(space=space, bins=2))
+    g = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in training.parameters.values():
+            p.copy_(torch.randn(p.shape, generator=g))
+    z, t, weight = torch.randn(2, 4, 8, 8, generator=g), torch.tensor([20, 800]), torch.randn(2, 4, 8, 8, generator=g)
+    (training.customised(z, t) * weight).sum().backward()
+    ours = {k: p.grad.clone() for k, p in training.parameters.items()}
+    # drawing with the live parameters, both streams at the same place
+    concept = replace(training.concept(), residuals=training.parameters)
+    for p in training.parameters.values():
+        p.grad = None
+    drawn = model(z.repeat(2, 1, 1, 1), t.repeat(2), text(3, 4), hooks=Infusion([Use(concept)]).hooks)[0][2:]
+    (drawn * weight).sum().backward()
+    torch.testing.assert_close(drawn, training.customised(z, t), rtol=1e-4, atol=1e-5)
+    for k, p in training.parameters.items():
+        torch.testing.assert_close(ours[k], p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()))
+
+
+def test_a_step_costs_three_halves_of_textual_inversions(model):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    training = infusion.Training(model, text(3), photos(), "cat", learn())
+    z, t = torch.randn(2, 4, 16, 16), torch.tensor([20, 800])
+    with FlopCounterMode(display=False) as ours:
+        training.customised(z, t).sum().backward()
+    tokens = text(3).tokens.clone().requires_grad_()
+    with FlopCounterMode(display=False) as inversion:
+        model(z, t, text(3).with_tokens(tokens))[0].sum().backward()
+    assert 1.2 < ours.get_total_flops() / inversion.get_total_flops() <= 1.55
+
+
+def test_resumes_bit_for_bit(model, tmp_path):
+    groups = photos() + photos(2, seed=1, size=12)
+    unbroken = infusion.Training(model, text(3), groups, "cat", learn(5)).run()
+    file = tmp_path / "c.checkpoint"
+
+    def stop(progress):
+        if progress.step == 3:
+            raise loop.Cancelled
+
+    first = infusion.Training(model, text(3), groups, "cat", learn(5), file)
+    with pytest.raises(loop.Cancelled):
+        first.run(stop)
+    assert first.concept().settings["steps"] == 3
+    again = infusion.Training(model, text(3), groups, "cat", learn(5), file)
+    assert again.trainer.step == 3
+    resumed = again.run()
+    assert all(torch.equal(resumed.residuals[k], r) for k, r in unbroken.residuals.items())
+    with pytest.raises(ValueError, match="other settings, data or start"):
+        infusion.Training(model, text(4), photos(), "cat", learn(5, bins=1), file)
+
+
+def test_learns(model):
+    """On pictures that the model itself makes with a hidden concept, the error falls towards the hidden one's."""
+    hidden = infusion.Training(model, text(3), photos(), "cat", learn())
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in hidden.parameters.values():
+            p.copy_(2 * torch.randn(p.shape, generator=g))
+    z, t = torch.randn(4, 4, 8, 8, generator=g), torch.tensor([100, 300, 600, 900])
+    with torch.no_grad():
+        wanted = hidden.customised(z, t)
+    training = infusion.Training(model, text(3), photos(), "cat", learn(25))
+    training.trainer.loss = lambda step, generator: (training.customised(z, t) - wanted).square().mean()
+    losses = []
+    training.run(lambda progress: losses.append(progress.loss))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_masks_are_where_the_loss_looks(model):
+    group, weight = photos(1)[0], torch.zeros(1, 1, 8, 8)
+    weight[..., :4] = 1
+    changed = group.data.clone()
+    changed[..., 7] = 9
+    # far pixels reach the near ones through the network; with its answer fixed only the target counts
+    results = []
+    for data in (group.data, changed):
+        training = infusion.Training(model, text(3), [Group(data, weight)], "cat", learn())
+        training.customised = lambda z, t: torch.zeros_like(z)
+        results.append(training._loss(0, torch.Generator().manual_seed(0)))
+        training.groups = [Group(data)]
+        results.append(training._loss(0, torch.Generator().manual_seed(0)))
+    assert results[0] == results[2]
+    eps = results[1]
+    assert torch.isfinite(eps)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"word": "dog"}, "'dog' is not in the training prompt"),
+        ({"groups": []}, "no picture to learn from"),
+        ({"learn": learn(further=("hat",))}, "'hat' is not in the training prompt"),
+        ({"learn": learn(layers="none")}, "layers is 'none'"),
+        ({"learn": replace(learn(), batch=0)}, "batch is 0"),
+    ],
+)
+def test_mistakes_are_named(model, fields, message):
+    given = {"groups": photos(), "word": "cat", "learn": learn(), **fields}
+    with pytest.raises(ValueError, match=message):
+        infusion.Training(model, text(3), **given)
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good(model, tmp_path):
+    training = infusion.Training(model, text(3), photos(), "cat", learn(6), tmp_path / "x")
+    honest = training.trainer.loss
+    training.trainer.loss = lambda step, g: honest(step, g) * (float("nan") if step == 3 else 1)
+    with pytest.raises(FloatingPointError, match="step 4; use a lower learning rate"):
+        training.run()
+    concept = training.concept()
+    assert concept.settings["steps"] == 3 and all(r.isfinite().all() for r in concept.residuals.values())
+
+
+def test_hooks_see_the_words_alone(model):
+    """Columns of a word that stands twice are summed."""
+    kept = infusion._Foundation(("cat",))
+    with torch.no_grad():
+        z = torch.randn(1, 4, 8, 8)
+        model(z, 500, text(3, 9), hooks=Hooks(kept, words=("cat",)))
+        single = [infusion._Foundation(("cat",)) for _ in range(2)]
+        for foundation, at in zip(single, (3, 9)):
+            model(z, 500, text(at), hooks=Hooks(foundation, words=("cat",)))
+    for name, (_, columns) in kept.kept.items():
+        torch.testing.assert_close(columns, single[0].kept[name][1] + single[1].kept[name][1])
