@@ -5,10 +5,12 @@ def extension():
     """The pack as ComfyUI's extension object."""
     from comfy_api.latest import ComfyExtension
 
-    from . import demo
+    from . import concepts, demo, infusion
+
+    concepts.register_folder()
 
     class Likeness(ComfyExtension):
         async def get_node_list(self):
-            return [*demo.NODES]
+            return [*demo.NODES, *concepts.NODES, *infusion.NODES]
 
     return Likeness()

@@ -89,7 +89,12 @@ class Training:
         self.source = _hash(groups, prompt)
         settings = {k: v for k, v in vars(learn).items() if k != "loop"}
         self.trainer = loop.Trainer(
-            self.parameters, self._loss, learn.loop, checkpoint, f"{self.source} {start.base} {word} {settings}", accelerator
+            self.parameters,
+            self._loss,
+            learn.loop,
+            checkpoint,
+            f"{self.source} {start.base} {word} {settings}",
+            accelerator,
         )
         self._start = start
 

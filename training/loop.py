@@ -107,7 +107,7 @@ class Trainer:
         identity: str = "",
         accelerator: Any = None,
     ):
-        self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, checkpoint
+        self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, None
         self.identity = hashlib.sha256(f"{identity} {settings.identity()}".encode()).hexdigest()[:16]
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.accelerator = accelerator
@@ -116,11 +116,17 @@ class Trainer:
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
         self.step, self.recent = 0, math.nan
         self._whole = True
-        if checkpoint is not None and checkpoint.exists():
+        if checkpoint is not None:
+            self.keep(checkpoint)
+
+    def keep(self, checkpoint: Path) -> None:
+        """Save to this file from now on, and go on from it if it is there."""
+        self.checkpoint = checkpoint
+        if checkpoint.exists():
             self._resume()
 
-    def run(self, watch: Callable[[Progress], None] | None = None) -> dict[str, Tensor]:
-        """Train to the end.
+    def run(self, watch: Callable[[Progress], None] | None = None, until: int | None = None) -> dict[str, Tensor]:
+        """Train to the end, or until so many steps are done.
 
         Args:
             watch: called after every step; raising (Cancelled, ComfyUI's interrupt) checkpoints and re-raises, so
@@ -133,8 +139,9 @@ class Trainer:
             FloatingPointError: the loss is no longer a number; the weights before that step are checkpointed.
         """
         started = time.monotonic()
+        last = self.settings.steps if until is None else min(until, self.settings.steps)
         try:
-            while self.step < self.settings.steps:
+            while self.step < last:
                 value = self._one_step()
                 self.recent = value if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * value
                 if self.step % self.settings.every == 0:

@@ -23,7 +23,11 @@ def test_pad_leaves_the_border_out():
 def test_buckets_keep_proportions():
     sizes = [(100, 100), (60, 120), (120, 60), (61, 119)]
     groups = photos.prepare([torch.rand(3, *s) for s in sizes], 128, "buckets")
-    assert sorted((tuple(g.data.shape[-2:]), len(g)) for g in groups) == [((96, 192), 2), ((128, 128), 1), ((192, 96), 1)]
+    assert sorted((tuple(g.data.shape[-2:]), len(g)) for g in groups) == [
+        ((96, 192), 2),
+        ((128, 128), 1),
+        ((192, 96), 1),
+    ]
 
 
 def test_masks_are_fitted_like_their_pictures():
@@ -48,7 +52,7 @@ def test_a_folder(tmp_path):
     masks = tmp_path / "masks"
     masks.mkdir()
     Image.new("L", (4, 6), 255).save(masks / "a.png")
-    with pytest.raises(FileNotFoundError, match="has none for b.png"):
+    with pytest.raises(FileNotFoundError, match=r"has none for b\.png"):
         photos.read_masks(masks, ["a.jpg", "b.png"])
     assert photos.read_masks(masks, ["a.jpg"])[0].mean() == 1
 
@@ -75,5 +79,5 @@ def test_broken_and_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no picture"):
         photos.read_folder(tmp_path)
     (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="x.png can't be read"):
+    with pytest.raises(ValueError, match=r"x\.png can't be read"):
         photos.read_folder(tmp_path)

@@ -14,6 +14,7 @@ from likeness_in_comfyui.nodes.words import find_words, mark_words
 
 import nodes
 
+
 def concept(model, size=0.0, word="cat", seed=4):
     empty = blank(list(hooks.sites(model.model.diffusion_model)), [word])
     g = torch.Generator().manual_seed(seed)

@@ -1,0 +1,264 @@
+"""Infusion's nodes: learn a concept from photos, put it into any sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.infusion.concept import LAYERS, SPACES, Concept
+from .concepts import ConceptType
+from .schema import entry, result, schema
+
+
+class TrainInfusion(io.ComfyNode):
+    """Photos to a concept."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessTrainInfusion",
+            display_name="Train Infusion",
+            category="infusion",
+            description="Learns a subject from a few photos, in kilobytes and without changing the model. Cancel keeps "
+            "what was learned; queued again with the same settings it goes on from there.",
+            search_aliases=["train concept", "textual inversion", "dreambooth", "train lora", "learn subject"],
+            is_input_list=True,  # photos of different sizes arrive as a list
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(io.Model, "model", tooltip="The model to learn on; it is not changed."),
+                entry(io.Clip, "clip", tooltip="Its text encoder."),
+                entry(io.Vae, "vae", tooltip="Its autoencoder."),
+                entry(
+                    io.Image, "images", tooltip="Three to ten photos of the subject: a batch, or a list of any sizes."
+                ),
+                entry(
+                    io.String,
+                    "prompt",
+                    default="a photo of a cat",
+                    tooltip="What the photos show, in plain words. No new word is needed.",
+                ),
+                entry(io.String, "word", default="cat", tooltip="The word of that prompt that stands for the subject."),
+                entry(
+                    io.Int,
+                    "steps",
+                    default=500,
+                    min=1,
+                    max=100_000,
+                    tooltip="Training steps. The paper goes from 100 to 2000; more steps do not overfit.",
+                ),
+                entry(
+                    io.Int,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    tooltip="Of all randomness: the same seed learns the same concept.",
+                ),
+                entry(
+                    io.Mask,
+                    "mask",
+                    optional=True,
+                    tooltip="The subject in each photo; the loss then looks there only (ours, not in the paper).",
+                ),
+                entry(
+                    io.Float,
+                    "learning_rate",
+                    default=0.01,
+                    min=1e-5,
+                    max=1.0,
+                    step=0.001,
+                    round=0.00001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="0.01 in the paper.",
+                ),
+                entry(
+                    io.Int,
+                    "batch_size",
+                    default=4,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Photos a step; 4 in the paper. Less needs less memory.",
+                ),
+                entry(
+                    io.Int,
+                    "size",
+                    default=0,
+                    min=0,
+                    max=2048,
+                    step=32,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Pixels of a photo's side. 0 takes what the model was made for: 512, 1024 for SDXL, "
+                    "128 for the demo model.",
+                ),
+                entry(
+                    io.Combo,
+                    "fit",
+                    options=["crop", "pad", "buckets"],
+                    default="crop",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Crop the middle square, pad to a square that the loss leaves out, or keep proportions.",
+                ),
+                entry(
+                    io.Combo,
+                    "space",
+                    options=list(SPACES),
+                    default="text",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where the residual is added: before the layer's value projection (text) or after (value). "
+                    "The paper can be read both ways.",
+                ),
+                entry(
+                    io.Combo,
+                    "layers",
+                    options=list(LAYERS),
+                    default="all",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Cross-attention layers that get a residual; fewer make a smaller file.",
+                ),
+                entry(
+                    io.Int,
+                    "preview_every",
+                    default=100,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Steps between live previews drawn with the concept so far; 0 shows none.",
+                ),
+            ],
+            outputs=[
+                result(ConceptType, "concept", tooltip="For Apply Infusion and Save Concept."),
+                result(io.Image, "loss", tooltip="The loss over the steps."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, images: list, mask: list | None = None, **lists: Any) -> io.NodeOutput:
+        from . import infusion_training
+
+        single = {name: values[0] for name, values in lists.items()}
+        pictures = [picture.movedim(-1, 0) for batch in images for picture in batch]
+        masks = None if mask is None else [each[None] for batch in mask for each in batch]
+        return io.NodeOutput(*infusion_training.train(pictures, masks, cls.hidden.unique_id, **single))
+
+
+class ApplyInfusion(io.ComfyNode):
+    """A concept into a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessApplyInfusion",
+            display_name="Apply Infusion",
+            category="infusion",
+            description="Puts a learned subject where the prompt has its word. Works with any sampler node; chain "
+            "several for several subjects. The picture's layout stays the untouched model's.",
+            search_aliases=["apply concept", "use concept", "infusion"],
+            inputs=[
+                entry(io.Model, "model", tooltip="The model that the concept was trained on, LoRAs welcome."),
+                entry(io.Clip, "clip", tooltip="Its text encoder."),
+                entry(ConceptType, "concept", tooltip="From Train Infusion or Load Concept."),
+                entry(
+                    io.String,
+                    "prompt",
+                    multiline=True,
+                    default="a photo of a cat on the beach",
+                    tooltip="The positive prompt, with the concept's word in it.",
+                ),
+                entry(
+                    io.Float,
+                    "strength",
+                    default=1.0,
+                    min=-4.0,
+                    max=4.0,
+                    step=0.05,
+                    tooltip="How much of the concept: 0 is the untouched model.",
+                ),
+                entry(
+                    io.Conditioning,
+                    "conditioning",
+                    optional=True,
+                    tooltip="The positive conditioning, if it was encoded elsewhere from this prompt (ControlNet, a "
+                    "concept before this one). Without it the prompt is encoded here.",
+                ),
+                entry(io.Mask, "mask", optional=True, tooltip="Where in the picture the concept may appear."),
+                entry(
+                    io.Float,
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="From which share of the noise schedule on.",
+                ),
+                entry(
+                    io.Float,
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Until which share of the noise schedule.",
+                ),
+                entry(
+                    io.Boolean,
+                    "fast",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="One and a half times the cost of a plain picture instead of twice, slightly less exact.",
+                ),
+                entry(
+                    io.Boolean,
+                    "strict",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Stop with an error where the prompt lacks the word; otherwise the concept just rests.",
+                ),
+            ],
+            outputs=[
+                result(io.Model, "MODEL", tooltip="For any sampler."),
+                result(io.Conditioning, "positive", tooltip="For the sampler's positive input: it knows the word."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        concept: Concept,
+        prompt: str,
+        strength: float,
+        conditioning: list | None = None,
+        mask: torch.Tensor | None = None,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        fast: bool = False,
+        strict: bool = False,
+    ) -> io.NodeOutput:
+        from ..core.infusion.control import Use
+        from . import infusion_model
+
+        use = Use(concept, strength, start_percent, end_percent, mask)
+        return io.NodeOutput(
+            infusion_model.apply(model, use, fast=fast),
+            infusion_model.encode(clip, prompt, concept, conditioning, strict=strict),
+        )
+
+
+NODES = [TrainInfusion, ApplyInfusion]

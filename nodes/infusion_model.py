@@ -1,0 +1,68 @@
+"""A concept inside a MODEL, and its word inside a CONDITIONING."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ..core.infusion.concept import Concept
+from ..core.infusion.control import Infusion, Use
+from . import denoiser
+from .hooks import sites, unet_of
+from .words import find_words, mark_words
+
+KEY = "likeness_infusion"
+
+
+def uses_of(model: Any) -> tuple[Use, ...]:
+    """The concepts that a MODEL carries already."""
+    return model.get_attachment(KEY) or ()
+
+
+def apply(model: Any, *uses: Use, fast: bool = False) -> Any:
+    """A clone of MODEL with more concepts; all of them share the two streams.
+
+    Raises:
+        ValueError: a concept of another model, or two on one word.
+    """
+    known = tuple(sites(unet_of(model)))
+    for use in uses:
+        use.concept.check(known)
+    every = (*uses_of(model), *uses)
+    length = len(denoiser.schedule_of(model.get_model_object("model_sampling")))
+    infusion = Infusion(every, length)
+    patched = denoiser.attach(model, infusion.hooks, key=KEY, share_unconditional=fast)
+    patched.set_attachments(KEY, every)
+    return patched
+
+
+def encode(clip: Any, prompt: str, concept: Concept, conditioning: list | None = None, *, strict: bool = False) -> list:
+    """CONDITIONING of a prompt that knows where the concept's words stand.
+
+    Args:
+        conditioning: what was encoded from this prompt elsewhere; only marked here.
+        strict: whether a prompt without the word is an error instead of a warning.
+
+    Raises:
+        ValueError: a conditioning that can't be this prompt's, or (strict) a prompt without the word.
+    """
+    where = find_words(clip, prompt, concept.words)
+    if not where[concept.word].any():
+        message = f"prompt: {prompt!r} lacks the concept's word {concept.word!r}; the concept rests"
+        if strict:
+            raise ValueError(message.replace("the concept rests", "name the subject so"))
+        logging.warning("Likeness: %s", message)
+    if conditioning is None:
+        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    _check_length(conditioning, len(where[concept.word]))
+    return mark_words(conditioning, where)
+
+
+def _check_length(conditioning: Sequence, tokens: int) -> None:
+    lengths = {entry[0].shape[1] for entry in conditioning if entry[0] is not None}
+    if any(length < tokens for length in lengths):
+        raise ValueError(
+            f"conditioning: it has {min(lengths)} tokens where the prompt has {tokens}; "
+            "connect what was encoded from this prompt, or nothing"
+        )

@@ -1,0 +1,142 @@
+"""Training of a concept inside ComfyUI: previews, progress, Cancel, resume."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import torch
+from server import PromptServer
+from torch import Tensor
+
+from ..core.attention import base_of
+from ..core.infusion import concept as concepts
+from ..core.infusion.concept import Concept
+from ..core.infusion.control import Use
+from ..training import infusion, loop
+from ..training.data import photos
+from ..training.plot import loss_curve
+from . import concepts as files
+from . import denoiser, infusion_model
+from .hooks import sites, unet_of
+
+NATIVE_SIZE = {"sd1": 512, "sd2": 512, "sdxl": 1024}
+PREVIEW_STEPS, PREVIEW_GUIDANCE = 12, 5.0
+
+
+def train(
+    pictures: Sequence[Tensor],
+    masks: Sequence[Tensor] | None,
+    node_id: str,
+    *,
+    model: Any,
+    clip: Any,
+    vae: Any,
+    prompt: str,
+    word: str,
+    steps: int,
+    seed: int,
+    learning_rate: float = 0.01,
+    batch_size: int = 4,
+    size: int = 0,
+    fit: str = "crop",
+    space: str = "text",
+    layers: str = "all",
+    preview_every: int = 100,
+) -> tuple[Concept, Tensor]:
+    """Learn a concept; returns it and the loss curve, (1, H, W, 3).
+
+    Stopped by ComfyUI's Cancel, the concept of that moment is saved to models/likeness under a name that says so, and
+    the same settings queued again go on from there.
+
+    Raises:
+        ValueError: pictures, masks or prompt that can't be used; each message names the input.
+    """
+    known = tuple(sites(unet_of(model)))
+    size = size or NATIVE_SIZE.get(base_of(known), 128)
+    groups = photos.encode(photos.prepare(pictures, size, fit, masks), lambda image: _latents(model, vae, image))
+    settings = loop.Settings(steps=steps, lr=learning_rate, clip=0.0, seed=seed, every=50)
+    learn = infusion.Learn(space=space, layers=layers, batch=batch_size, loop=settings)
+    blank = concepts.blank(known, [word], space, layers)
+    positive = infusion_model.encode(clip, prompt, blank, strict=True)
+    progress = _Progress(model, clip, vae, positive, groups[0].data[:1], node_id, steps)
+    training: list[infusion.Training] = []
+
+    def work(native: denoiser.ComfyDenoiser, z: Tensor, prompts: dict[str, denoiser.Prompt]) -> None:
+        if not training:
+            training.append(infusion.Training(native, prompts["positive"], groups, word, learn))
+            name = f"{training[0].trainer.identity}.checkpoint"
+            training[0].trainer.keep(files.folder() / ".training" / name)
+        training[0].denoiser, training[0].prompt = native, prompts["positive"]
+        step = training[0].trainer.step
+        training[0].trainer.run(
+            progress.watch, until=(step // preview_every + 1) * preview_every if preview_every else None
+        )
+
+    try:
+        while not training or training[0].trainer.step < steps:
+            denoiser.run(model, {"positive": positive}, torch.zeros_like(groups[0].data[:1]), work, gradients=True)
+            if preview_every:
+                progress.preview(training[0].concept())
+    except (comfy.model_management.InterruptProcessingException, FloatingPointError):
+        if training and training[0].trainer.step:
+            concept = training[0].concept()
+            concepts.save(files.free_path(f"{word} cancelled at step {concept.settings['steps']}"), concept)
+        raise
+    return training[0].concept(), loss_curve(progress.losses or [0.0])[None]
+
+
+def _latents(model: Any, vae: Any, image: Tensor) -> Tensor:
+    """A picture (1, 3, H, W) as latents in the model's scale."""
+    return model.model.process_latent_in(vae.encode(image.movedim(1, -1)))
+
+
+class _Progress:
+    """The node's progress bar, the time that is left, and pictures drawn with the concept so far."""
+
+    def __init__(self, model: Any, clip: Any, vae: Any, positive: list, latent: Tensor, node_id: str, steps: int):
+        self.model, self.vae, self.node_id = model, vae, node_id
+        self.positive, self.negative = positive, clip.encode_from_tokens_scheduled(clip.tokenize(""))
+        self.latent, self.steps = torch.zeros_like(latent), steps
+        self.bar, self.losses = comfy.utils.ProgressBar(steps), []
+        self.started = self.first = None
+
+    def watch(self, progress: loop.Progress) -> None:
+        """Called after every step."""
+        self.losses.append(progress.loss)
+        now = time.monotonic()
+        if self.started is None:
+            self.started, self.first = now, progress.step
+        elif progress.step == self.first + 2:
+            self._announce((now - self.started) / 2 * (self.steps - progress.step))
+        self.bar.update_absolute(progress.step, self.steps)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def _announce(self, seconds: float) -> None:
+        left = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+        text = f"about {left} to go"
+        device = comfy.model_management.get_torch_device()
+        if device.type == "cuda":
+            text += f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU memory"
+        logging.info("Likeness: training takes %s", text)
+        PromptServer.instance.send_progress_text(text, self.node_id)
+
+    def preview(self, concept: Concept) -> None:
+        """Draw one picture of the training prompt by ordinary sampling and show it on the node."""
+        from PIL import Image
+
+        guider = comfy.samplers.CFGGuider(infusion_model.apply(self.model, Use(concept)))
+        guider.set_conds(self.positive, self.negative)
+        guider.set_cfg(PREVIEW_GUIDANCE)
+        sampling = self.model.get_model_object("model_sampling")
+        sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", PREVIEW_STEPS)
+        noise = torch.randn(self.latent.shape, generator=torch.Generator().manual_seed(0))
+        sampler = comfy.samplers.ksampler("euler")
+        latents = guider.sample(noise, self.latent, sampler, sigmas, disable_pbar=True, seed=0)
+        pixels = (self.vae.decode(latents)[0].clamp(0, 1) * 255).round().byte().cpu().numpy()
+        self.bar.update_absolute(concept.settings["steps"], self.steps, ("JPEG", Image.fromarray(pixels), 512))

@@ -1,0 +1,59 @@
+"""Infusion's nodes: learning and drawing are the headless ones, Cancel loses nothing, messages help."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def seen(comfyui_path, tmp_path_factory):
+    from .inside.parent import Inside
+
+    return Inside(comfyui_path, tmp_path_factory.mktemp("infusion"))("infusion.py", inference_mode=True)
+
+
+def test_learning_is_the_headless_learning(seen):
+    assert seen["headless"] < 1e-2
+    assert seen["plot"] == [1, 256, 512, 3]
+
+
+def test_drawing_is_the_headless_drawing(seen):
+    assert seen["changes"] > 0.1
+    assert max(seen[name] for name in ("exact", "untouched", "fast", "both")) < 1e-3
+    assert seen["fast_differs"] > 1e-3
+    assert seen["chained"] == [2, 1]  # a chain adds to a clone
+
+
+def test_progress_previews_and_an_estimate(seen):
+    assert [p[0] for p in seen["previews"] if p[2]] == [2, 4, 5]
+    assert seen["previews"][-1][:2] == [5, 5]
+    assert "to go" in seen["texts"][0][0] and seen["texts"][0][1] == "3"
+
+
+def test_cancel_keeps_the_concept_and_the_same_settings_go_on(seen):
+    assert "execution_interrupted" in seen["interrupted"]
+    assert seen["cancelled_file"] == ["cat cancelled at step 3.safetensors"] and seen["cancelled_steps"] == 3
+    assert seen["resumed"]
+    assert seen["listed"] == seen["cancelled_file"]  # checkpoints are not offered as concepts
+    assert seen["checkpoints"] == 1
+
+
+def test_files(seen):
+    assert seen["saved"] == ["my cat.safetensors", ["my cat.jpg", "my cat.safetensors"]]
+    assert seen["loaded"][0] == "cat" and seen["loaded"][1] < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("word", "lacks the concept's word 'dog'; name the subject so"),
+        ("size", "size is 33; it must be a multiple of 32"),
+        ("mask", "masks: number 1 is empty"),
+        ("name ", "can't be a file in models/likeness"),
+        ("name ../x", "can't be a file in models/likeness"),
+        ("name a:b", "can't be a file in models/likeness"),
+        ("base", "learned on sdxl, but the model here is context-192"),
+        ("twice", "two concepts share the word 'cat'"),
+        ("broken", "broken.safetensors is damaged or incomplete"),
+    ],
+)
+def test_messages(seen, name, message):
+    assert message in seen["messages"][name]
