@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,6 +62,17 @@ class DiffusersDenoiser:
         self._modules = dict(_attention_modules(unet))
         self.sites = tuple(self._modules)
         self.skips = _skips(unet)
+        self._running: tuple[Hooks, Rows] | None = None
+
+    def save_memory(self) -> None:
+        """From now on recompute activations in the backward pass instead of keeping them; hooks take part again."""
+        from torch.utils.checkpoint import checkpoint
+
+        def rerun(function: Any, *args: Any) -> Any:
+            again = _attention(self._modules, *self._running)
+            return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
+
+        self.unet.enable_gradient_checkpointing(rerun)
 
     def __call__(self, z: Tensor, t: int | Tensor, *conditions: Text, hooks: Hooks | None = None) -> tuple[Tensor, ...]:
         hooks = hooks or Hooks()
@@ -76,6 +87,7 @@ class DiffusersDenoiser:
         times = torch.as_tensor(t, device=z.device).expand(batch).repeat(count)
         rows = _describe(conditions, batch, hooks, times, (z.shape[-2], z.shape[-1]))
         inputs, tokens = inputs.to(self.unet.dtype), tokens.to(self.unet.dtype)
+        self._running = hooks, rows
         with _attention(self._modules, hooks, rows), _skip_residuals(self.unet, self.skips, hooks, rows):
             output = self.unet(inputs, times, encoder_hidden_states=tokens, return_dict=False, **extra)[0]
         return output.to(z.dtype).chunk(count)

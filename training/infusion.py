@@ -36,6 +36,7 @@ class Learn:
         layers: cross-attention layers with a residual: all, down+mid, mid+up, up, inner.
         bins: residuals for so many equal parts of the noise schedule (ours; the paper has one).
         batch: pictures a step (paper: 4).
+        save_memory: recompute activations in the backward pass instead of keeping them (headless only).
         loop: steps and learning rate (paper: 0.01).
     """
 
@@ -44,6 +45,7 @@ class Learn:
     layers: str = "all"
     bins: int = 1
     batch: int = 4
+    save_memory: bool = False
     loop: loop.Settings = field(default_factory=lambda: loop.Settings(steps=500, lr=0.01, clip=0.0, every=100))
 
 
@@ -87,7 +89,7 @@ class Training:
         device = prompt.tokens.device
         self.parameters = {k: torch.nn.Parameter(r.to(device)) for k, r in start.residuals.items()}
         self.source = _hash(groups, prompt)
-        settings = {k: v for k, v in vars(learn).items() if k != "loop"}
+        settings = {k: v for k, v in vars(learn).items() if k not in ("loop", "save_memory")}
         self.trainer = loop.Trainer(
             self.parameters,
             self._loss,
@@ -229,6 +231,8 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     prompt = model.text(config.prompt, words, (config.size, config.size))
     file = config.checkpoint or config.out.with_suffix(".checkpoint")
     latents = photos.encode(groups, model.encode)
+    if learn.save_memory:
+        model.denoiser.save_memory()
     training = Training(model.denoiser, prompt, latents, config.word, learn, file, accelerator)
     try:
         training.run(watch and (lambda progress: watch("infusion", progress)))

@@ -53,17 +53,43 @@ def test_the_gradient_is_that_of_the_two_streams(model, space):
         torch.testing.assert_close(ours[k], p.grad, rtol=1e-3, atol=1e-4 * float(p.grad.abs().max()))
 
 
-def test_a_step_costs_three_halves_of_textual_inversions(model):
+def flops(function):
     from torch.utils.flop_counter import FlopCounterMode
 
+    with FlopCounterMode(display=False) as counter:
+        function().sum().backward()
+    return counter.get_total_flops()
+
+
+def test_a_step_costs_three_halves_of_textual_inversions(model):
     training = infusion.Training(model, text(3), photos(), "cat", learn())
     z, t = torch.randn(2, 4, 16, 16), torch.tensor([20, 800])
-    with FlopCounterMode(display=False) as ours:
-        training.customised(z, t).sum().backward()
     tokens = text(3).tokens.clone().requires_grad_()
-    with FlopCounterMode(display=False) as inversion:
-        model(z, t, text(3).with_tokens(tokens))[0].sum().backward()
-    assert 1.2 < ours.get_total_flops() / inversion.get_total_flops() <= 1.55
+    ours, inversion = (
+        flops(lambda: training.customised(z, t)),
+        flops(lambda: model(z, t, text(3).with_tokens(tokens))[0]),
+    )
+    assert 1.2 < ours / inversion <= 1.55
+
+
+def test_saving_memory_changes_the_cost_and_no_gradient():
+    model = DiffusersDenoiser(random_unet("sd1"), Schedule.scaled_linear())
+    training = infusion.Training(model, text(3), photos(), "cat", learn())
+    z, t = torch.randn(2, 4, 16, 16), torch.tensor([20, 800])
+    tokens = text(3).tokens.clone().requires_grad_()
+    gradients, cost = [], {}
+    for saving in (False, True):
+        if saving:
+            model.save_memory()
+        for p in training.parameters.values():
+            p.grad = None
+        cost["ours", saving] = flops(lambda: training.customised(z, t))
+        cost["inversion", saving] = flops(lambda: model(z, t, text(3).with_tokens(tokens))[0])
+        gradients.append({k: p.grad.clone() for k, p in training.parameters.items()})
+    for k, g in gradients[0].items():
+        torch.testing.assert_close(gradients[1][k], g)
+    assert cost["ours", True] > 1.1 * cost["ours", False]
+    assert cost["ours", True] / cost["inversion", True] <= 1.4
 
 
 def test_resumes_bit_for_bit(model, tmp_path):
@@ -97,7 +123,9 @@ def test_learns(model):
     z, t = torch.randn(4, 4, 8, 8, generator=g), torch.tensor([100, 300, 600, 900])
     with torch.no_grad():
         wanted = hidden.customised(z, t)
-    training = infusion.Training(model, text(3), photos(), "cat", learn(25))
+    training = infusion.Training(
+        model, text(3), photos(), "cat", replace(learn(), loop=loop.Settings(steps=25, lr=0.1))
+    )
     training.trainer.loss = lambda step, generator: (training.customised(z, t) - wanted).square().mean()
     losses = []
     training.run(lambda progress: losses.append(progress.loss))
