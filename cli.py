@@ -27,6 +27,26 @@ def train_demo_model(argv: list[str]) -> None:
     print(f"wrote {demo_model.train(config, _watch())}")
 
 
+def train_judges(argv: list[str]) -> None:
+    """Train the embedded judges, which measure pictures of the demo world."""
+    import tyro
+
+    from .training import judges
+
+    config = tyro.cli(judges.Config, args=argv, prog="likeness train judges")
+    print(f"wrote {judges.train(config, _watch())}")
+
+
+def train_infusion(argv: list[str]) -> None:
+    """Learn a concept from a folder of photos."""
+    import tyro
+
+    from .training import infusion
+
+    config = tyro.cli(infusion.Config, args=argv, prog="likeness train infusion")
+    print(f"wrote {infusion.train(config, _watch())}")
+
+
 def _watch():
     """A progress bar a stage; Ctrl-C and a polite kill stop after the step under way, checkpointed."""
     from tqdm import tqdm
@@ -56,7 +76,12 @@ def _watch():
 
 
 PACKAGES = {"PIL": "pillow", "segment_anything": "segment-anything"}
-COMMANDS = {("demo",): demo, ("train", "demo-model"): train_demo_model}
+COMMANDS = {
+    ("demo",): demo,
+    ("train", "infusion"): train_infusion,
+    ("train", "demo-model"): train_demo_model,
+    ("train", "judges"): train_judges,
+}
 
 
 def usage() -> str:
