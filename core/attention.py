@@ -20,7 +20,7 @@ class Layer(Protocol):
     """What a runtime lends of one of its attention layers."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The runtime's own attention, (R, N, width), with whatever was patched in before; R may be some of the rows."""
+        """The runtime's own attention, (R, N, width), with whatever was patched in before; some rows will do."""
 
     def values(self, context: Tensor) -> Tensor:
         """The layer's value projection (LoRA included) of text vectors, (..., context) -> (..., width)."""

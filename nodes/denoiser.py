@@ -25,6 +25,8 @@ from . import streams
 from .hooks import install, sites, skips, unet_of
 from .words import UNCONDITIONAL, carry_rows, holds, is_conditional, seal_words, without_words
 
+STREAMS = "likeness_streams"
+
 
 def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional: bool = False) -> Any:
     """A clone of MODEL that carries a method into any sampler node.
@@ -63,6 +65,8 @@ def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional
     patched = model.clone()
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, name)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, name, wrapper)
+    if hooks.streams > 1:
+        patched.set_attachments(STREAMS, hooks.streams)
     return patched
 
 
@@ -157,7 +161,12 @@ def run(model: Any, conditionings: Mapping[str, list], latent: Tensor, work: Wor
 
     Returns:
         What work returned.
+
+    Raises:
+        ValueError: a MODEL that draws several streams, whose parts a method's own loop could not tell apart.
     """
+    if model.get_attachment(STREAMS):
+        raise ValueError("model: it carries a concept (Apply Infusion); connect the model from before it")
     with autograd.enabled() if gradients else nullcontext():
         if gradients:
             conditionings, latent = autograd.plain(conditionings), autograd.plain(latent)

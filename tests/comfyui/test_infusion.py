@@ -52,6 +52,7 @@ def test_files(seen):
         ("name a:b", "can't be a file in models/likeness"),
         ("base", "learned on sdxl, but the model here is context-192"),
         ("twice", "two concepts share the word 'cat'"),
+        ("run", "connect the model from before it"),
         ("broken", "broken.safetensors is damaged or incomplete"),
     ],
 )

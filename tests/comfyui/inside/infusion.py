@@ -4,6 +4,7 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import folder_paths
 import server
 import torch
@@ -68,8 +69,6 @@ def main(pack):
     load_nodes()
     previews, texts = [], []
     server.PromptServer.instance.send_progress_text = lambda text, node_id, sid=None: texts.append([text, node_id])
-    import comfy.utils
-
     comfy.utils.set_progress_bar_global_hook(
         lambda value, total, preview, node_id=None: previews.append([value, total, preview is not None])
     )
@@ -98,7 +97,7 @@ def main(pack):
     result["listed"] = folder_paths.get_filename_list("likeness")
 
     # --- the same learning headless
-    model, clip, vae = demo_model.load()
+    model, clip, _ = demo_model.load()
     with torch.inference_mode(False):
         base = checkpoint.load(MODEL)
     pictures = run_prompt(graph(), keep={"images": ["2", 0]})["images"].movedim(-1, 1)
@@ -180,6 +179,10 @@ def main(pack):
         infusion_model.apply(patched, Use(strong))
     except ValueError as e:
         result["messages"]["twice"] = str(e)
+    try:
+        denoiser.run(patched, {"positive": positive}, torch.zeros(2, 4, 16, 16), lambda *args: None)
+    except ValueError as e:
+        result["messages"]["run"] = str(e)
     (folder / "broken.safetensors").write_bytes(b"nothing")
     try:
         run_prompt(
