@@ -225,7 +225,7 @@ def make_text_encoder(tokenizer: Any) -> nn.Module:
 def train_unet(
     config: Config, pictures: Pictures, latents: Tensor, tokenizer: Any, accelerator: Any, watch: Watch | None
 ) -> tuple[nn.Module, nn.Module, float]:
-    """U-Net and text encoder on noise prediction, min-SNR weighted, one prompt in ten dropped."""
+    """U-Net and text encoder on noise prediction, weighted by SNR, one prompt in ten dropped."""
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
@@ -238,7 +238,7 @@ def train_unet(
     unet.to(device, memory_format=torch.channels_last)
     text.to(device)
     schedule = Schedule.from_scheduler(SCHEDULER)
-    weight = min_snr(schedule)
+    weight = snr_weight(schedule)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         size = config.unet_batch
@@ -282,10 +282,14 @@ def forget_padding(tokens: Tensor, ended: Tensor, bare: Tensor) -> Tensor:
     return torch.where((bare[:, None] & ended[:-1])[..., None], tokens[-1:], tokens[:-1])
 
 
-def min_snr(schedule: Schedule, gamma: float = 5.0) -> Tensor:
-    """Loss weights of every timestep, min(SNR, gamma) / SNR (Hang et al. 2023), for noise prediction; (T,)."""
+def snr_weight(schedule: Schedule, low: float = 0.25, high: float = 5.0) -> Tensor:
+    """Loss weights of every timestep for noise prediction, (T,): clean latents weighted by the SNR within low..high.
+
+    The upper bound is min-SNR's (Hang et al. 2023). The lower is ours: at strong noise only the prompt knows the
+    picture's colours and things, and without it those steps hardly count.
+    """
     snr = schedule.alphas / (1 - schedule.alphas)
-    return (snr.clamp(max=gamma) / snr).float()
+    return (snr.clamp(low, high) / snr).float()
 
 
 # --- common ----------------------------------------------------------------------------------------------------------

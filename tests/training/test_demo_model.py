@@ -96,12 +96,14 @@ def test_the_embedded_tokenizer_is_this_one(tmp_path):
         assert (tmp_path / name).read_bytes() == (MODEL / "tokenizer" / name).read_bytes()
 
 
-def test_min_snr_weights_are_the_formula():
+def test_snr_weights_are_the_formula():
     schedule = Schedule.scaled_linear()
-    weight = demo_model.min_snr(schedule)
+    weight = demo_model.snr_weight(schedule)
     snr = schedule.alphas / (1 - schedule.alphas)
-    assert weight[-1] == 1 and weight[0] == pytest.approx(5 / float(snr[0]))
-    assert bool((weight[snr < 5] == 1).all())
+    assert float(weight[-1]) == pytest.approx(0.25 / float(snr[-1]))
+    assert float(weight[0]) == pytest.approx(5 / float(snr[0]))
+    between = (snr < 5) & (snr > 0.25)
+    assert 0 < between.sum() < 1000 and bool((weight[between] == 1).all())
 
 
 def test_psnr_is_the_formula():
