@@ -73,7 +73,9 @@ class Site:
         Returns:
             For each word the sum of its tokens' columns of the softmax map, (B, heads, N, W).
         """
-        return self.scores(q, k).softmax(-1) @ where[:, None].to(q).transpose(-1, -2)
+        # half precision overflows before the scaling
+        maps = self.scores(q.float(), k.float()).softmax(-1)
+        return (maps @ where[:, None].to(maps).transpose(-1, -2)).to(q.dtype)
 
 
 def base_of(sites: Sequence[Site]) -> str:

@@ -87,7 +87,7 @@ class SaveConcept(io.ComfyNode):
                     tooltip="A picture to find it by; saved beside the concept as a small JPEG.",
                 ),
             ],
-            outputs=[result(io.String, "file", tooltip="Name of the file that was written.")],
+            outputs=[result(io.String, "file", tooltip="The file that was written, as Load Concept lists it.")],
         )
 
     @classmethod
@@ -95,7 +95,8 @@ class SaveConcept(io.ComfyNode):
         path = concepts.save(free_path(name), concept)
         if thumbnail is not None:
             _save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
-        return io.NodeOutput(path.name, ui=ui.PreviewText(f"saved {path.name}\n{describe(concept, path)}"))
+        name = path.relative_to(folder().resolve()).as_posix()
+        return io.NodeOutput(name, ui=ui.PreviewText(f"saved {name}\n{describe(concept, path)}"))
 
 
 def _save_thumbnail(path: Path, image: torch.Tensor) -> None:

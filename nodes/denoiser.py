@@ -40,10 +40,12 @@ def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional
         share_unconditional: whether all streams take the first one's unconditional prediction.
 
     Raises:
-        ValueError: a model without U-Net.
+        ValueError: a model without U-Net, or one that another method draws in several streams already.
     """
     unet_of(model)
     name = key or _new_key()
+    if hooks.streams > 1 and model.get_attachment(STREAMS) not in (None, name):
+        raise ValueError("model: another method draws it in several streams already; connect the model from before it")
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
@@ -66,7 +68,7 @@ def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, name)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, name, wrapper)
     if hooks.streams > 1:
-        patched.set_attachments(STREAMS, hooks.streams)
+        patched.set_attachments(STREAMS, name)
     return patched
 
 

@@ -54,6 +54,7 @@ class TrainInfusion(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFF,
+                    control_after_generate=False,  # another seed would start another training
                     tooltip="Of all randomness: the same seed learns the same concept.",
                 ),
                 entry(
@@ -146,7 +147,7 @@ class TrainInfusion(io.ComfyNode):
         from . import infusion_training
 
         single = {name: values[0] for name, values in lists.items()}
-        pictures = [picture.movedim(-1, 0) for batch in images for picture in batch]
+        pictures = [picture[..., :3].movedim(-1, 0) for batch in images for picture in batch]
         masks = None if mask is None else [each[None] for batch in mask for each in batch]
         return io.NodeOutput(*infusion_training.train(pictures, masks, cls.hidden.unique_id, **single))
 

@@ -30,8 +30,10 @@ def apply(model: Any, *uses: Use, fast: bool = False) -> Any:
     for use in uses:
         use.concept.check(known)
     every = (*uses_of(model), *uses)
-    length = len(denoiser.schedule_of(model.get_model_object("model_sampling")))
-    infusion = Infusion(every, length)
+    sampling = model.get_model_object("model_sampling")
+    denoiser.schedule_of(sampling)  # refuses what has no such schedule
+    # distilled samplings keep few noise levels, but the timesteps of all
+    infusion = Infusion(every, steps=int(sampling.timestep(sampling.sigma_max)) + 1)
     patched = denoiser.attach(model, infusion.hooks, key=KEY, share_unconditional=fast)
     patched.set_attachments(KEY, every)
     return patched

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -15,6 +17,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..core.attention import base_of
+from ..core.files import fingerprint
 from ..core.infusion import concept as concepts
 from ..core.infusion.concept import Concept
 from ..core.infusion.control import Use
@@ -64,31 +67,76 @@ def train(
     learn = infusion.Learn(space=space, layers=layers, batch=batch_size, loop=settings)
     blank = concepts.blank(known, [word], space, layers)
     positive = infusion_model.encode(clip, prompt, blank, strict=True)
+    if len(groups) > 1 and getattr(model.model, "concat_keys", ()):
+        raise ValueError("fit: an inpainting model learns from photos of one shape; choose crop or pad")
     progress = _Progress(model, clip, vae, positive, groups[0].data[:1], node_id, steps)
     training: list[infusion.Training] = []
 
     def work(native: denoiser.ComfyDenoiser, z: Tensor, prompts: dict[str, denoiser.Prompt]) -> None:
         if not training:
-            training.append(infusion.Training(native, prompts["positive"], groups, word, learn))
-            name = f"{training[0].trainer.identity}.checkpoint"
-            training[0].trainer.keep(files.folder() / ".training" / name)
+            training.append(_begin(native, prompts["positive"], groups, word, learn, z.device, _fingerprint(model)))
         training[0].denoiser, training[0].prompt = native, prompts["positive"]
         step = training[0].trainer.step
-        training[0].trainer.run(
-            progress.watch, until=(step // preview_every + 1) * preview_every if preview_every else None
-        )
+        until = (step // preview_every + 1) * preview_every if preview_every else None
+        training[0].trainer.run(progress.watch, until)
 
+    shape = torch.zeros(batch_size, *groups[0].data.shape[1:])  # what memory is made free for
     try:
         while not training or training[0].trainer.step < steps:
-            denoiser.run(model, {"positive": positive}, torch.zeros_like(groups[0].data[:1]), work, gradients=True)
+            denoiser.run(model, {"positive": positive}, shape, work, gradients=True)
             if preview_every:
                 progress.preview(training[0].concept())
-    except (comfy.model_management.InterruptProcessingException, FloatingPointError):
-        if training and training[0].trainer.step:
-            concept = training[0].concept()
-            concepts.save(files.free_path(f"{word} cancelled at step {concept.settings['steps']}"), concept)
+    except comfy.model_management.InterruptProcessingException:
+        _keep(training, word, "cancelled")
         raise
-    return training[0].concept(), loss_curve(progress.losses or [0.0])[None]
+    except FloatingPointError:
+        _keep(training, word, "stopped")
+        raise
+    return training[0].concept(), loss_curve(training[0].trainer.losses)[None]
+
+
+def _begin(
+    native: denoiser.ComfyDenoiser,
+    prompt: denoiser.Prompt,
+    groups: Sequence[photos.Group],
+    word: str,
+    learn: infusion.Learn,
+    device: torch.device,
+    model: str,
+) -> infusion.Training:
+    """A training that goes on from the checkpoint of the same settings, unless that one has gone further already."""
+    scale = float(learn.batch * groups[0].data[0].numel())  # the loss is a mean over so many numbers
+    make = partial(infusion.Training, native, prompt, groups, word, learn, scale=scale, device=device, model=model)
+    training = make()
+    training.trainer.keep(files.folder() / ".training" / f"{training.trainer.identity}.checkpoint")
+    return training if training.trainer.step <= learn.loop.steps else make()
+
+
+def _fingerprint(model: Any) -> str:
+    """Names a MODEL: some weights that adapters leave alone, and the adapters on it."""
+    unet = unet_of(model)
+    own = {f"{i}": p for i, p in enumerate([*unet.time_embed.parameters(), *unet.out.parameters()])}
+    strengths = sorted((key, [(patch[0], patch[2]) for patch in patches]) for key, patches in model.patches.items())
+    learned = {f"{key} {i}": t for key, patches in model.patches.items() for i, t in enumerate(_tensors(patches))}
+    return f"{fingerprint(own | learned)} {strengths}"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors inside a weight patch, which ComfyUI nests in tuples and adapters."""
+    if torch.is_tensor(value):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors(each)
+    elif hasattr(value, "weights"):
+        yield from _tensors(value.weights)
+
+
+def _keep(training: Sequence[infusion.Training], word: str, how: str) -> None:
+    """Save what was learned until now under a name that says so."""
+    if training and training[0].trainer.step:
+        name = re.sub(r"[^\w -]", "_", f"{word} {how} at step {training[0].trainer.step}")
+        concepts.save(files.free_path(name), training[0].concept())
 
 
 def _latents(model: Any, vae: Any, image: Tensor) -> Tensor:
@@ -103,12 +151,11 @@ class _Progress:
         self.model, self.vae, self.node_id = model, vae, node_id
         self.positive, self.negative = positive, clip.encode_from_tokens_scheduled(clip.tokenize(""))
         self.latent, self.steps = torch.zeros_like(latent), steps
-        self.bar, self.losses = comfy.utils.ProgressBar(steps), []
+        self.bar = comfy.utils.ProgressBar(steps)
         self.started = self.first = None
 
     def watch(self, progress: loop.Progress) -> None:
         """Called after every step."""
-        self.losses.append(progress.loss)
         now = time.monotonic()
         if self.started is None:
             self.started, self.first = now, progress.step

@@ -20,8 +20,9 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-# tensors of a conditioning entry whose first dimension is the batch
-BATCHED = ("cross_attn", "pooled_output", "mask", "concat_latent_image", "concat_mask", "concat_image")
+# tensors of a conditioning entry whose first dimension is the batch: those that ComfyUI repeats, and those it stretches
+BATCHED = ("cross_attn", "pooled_output", "mask")
+STRETCHED = ("concat_latent_image", "concat_mask", "concat_image")
 BROWNIAN = re.compile(r"sample_dpmpp_(2m_|3m_)?sde(_heun)?(_gpu)?$")
 
 
@@ -40,7 +41,7 @@ def sample(
 ) -> Tensor:
     """Run a guider's sampling with every picture `streams` times; returns the last stream's pictures."""
     batch = len(noise)
-    guider.conds = {name: [fit_entry(e, batch) for e in entries] for name, entries in guider.conds.items()}
+    guider.conds = {name: [fit_entry(e, batch, streams) for e in entries] for name, entries in guider.conds.items()}
     if denoise_mask is not None:
         mask = denoise_mask.reshape(-1, 1, *denoise_mask.shape[-2:]) if denoise_mask.ndim < 4 else denoise_mask
         denoise_mask = _repeat(comfy.utils.repeat_to_batch_size(mask, batch), streams)
@@ -62,9 +63,12 @@ def _repeat(x: Tensor, streams: int) -> Tensor:
 # --- conditioning ----------------------------------------------------------------------------------------------------
 
 
-def fit_entry(entry: dict[str, Any], batch: int) -> dict[str, Any]:
-    """A conditioning entry whose tensors have 1 or `batch` rows, so that repeating them gives every stream the same."""
+def fit_entry(entry: dict[str, Any], batch: int, streams: int) -> dict[str, Any]:
+    """A conditioning entry whose tensors give every stream what the batch alone would get."""
     fitted = {}
+    for name in STRETCHED:
+        if torch.is_tensor(entry.get(name)) and len(entry[name]) > 1:
+            fitted[name] = _repeat(comfy.utils.resize_to_batch_size(entry[name], batch), streams)
     for name in BATCHED:
         value = entry.get(name)
         if torch.is_tensor(value) and value.ndim > 2 - (name == "pooled_output") and len(value) not in (1, batch):

@@ -24,6 +24,7 @@ def random_unet(layout: str, seed: int = 0, channels: int = 4):
     sizes = dict(
         sample_size=16,
         in_channels=channels,
+        out_channels=4,
         block_out_channels=(32, 64, 64),
         layers_per_block=2,
         cross_attention_dim=32,

@@ -59,7 +59,9 @@ class Training:
         word: the word of the prompt that stands for the subject.
         learn: see `Learn`.
         checkpoint: file to save to every `learn.loop.every` steps and to resume from; None keeps nothing.
-        accelerator: see `loop.Trainer`.
+        accelerator, scale: see `loop.Trainer`.
+        device: where the model runs; the prompt's by default.
+        model: names the model, so that another one's checkpoint is refused.
 
     Raises:
         ValueError: a word that the prompt doesn't hold, no pictures, or an unknown choice.
@@ -75,6 +77,9 @@ class Training:
         learn: Learn,
         checkpoint: Path | None = None,
         accelerator: Any = None,
+        scale: float = 1.0,
+        device: torch.device | None = None,
+        model: str = "",
     ):
         if not sum(map(len, groups)):
             raise ValueError("images: there is no picture to learn from")
@@ -86,8 +91,8 @@ class Training:
                 raise ValueError(f"word: {each!r} is not in the training prompt; both must name the subject alike")
         self.denoiser, self.prompt, self.groups, self.learn = denoiser, prompt, groups, learn
         start = concepts.blank(denoiser.sites, self.words, learn.space, learn.layers, learn.bins)
-        device = prompt.tokens.device
-        self.parameters = {k: torch.nn.Parameter(r.to(device)) for k, r in start.residuals.items()}
+        self.device = device or prompt.tokens.device
+        self.parameters = {k: torch.nn.Parameter(r.to(self.device)) for k, r in start.residuals.items()}
         self.source = _hash(groups, prompt)
         settings = {k: v for k, v in vars(learn).items() if k not in ("loop", "save_memory")}
         self.trainer = loop.Trainer(
@@ -95,8 +100,9 @@ class Training:
             self._loss,
             learn.loop,
             checkpoint,
-            f"{self.source} {start.base} {word} {settings}",
+            f"{self.source} {start.base} {model} {word} {settings}",
             accelerator,
+            scale,
         )
         self._start = start
 
@@ -113,7 +119,10 @@ class Training:
         return replace(self._start, residuals=learned, settings=settings, source=self.source)
 
     def _loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Error of the customised prediction at random noise levels (Infusion, Eq. 8), averaged over the latents."""
+        """Error of the customised prediction at random noise levels (Infusion, Eq. 8), averaged over the latents.
+
+        A v-prediction model's error is the velocity's, as it was trained **[ours]**.
+        """
         schedule, size = self.denoiser.schedule, self.learn.batch
         counts = torch.tensor([float(len(g)) for g in self.groups])
         group = self.groups[int(torch.multinomial(counts, 1, generator=generator))]
@@ -123,7 +132,7 @@ class Training:
         t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
         z0 = group.data[chosen]
         eps = torch.randn(z0.shape, generator=generator)
-        device = self.prompt.tokens.device
+        device = self.device
         z, target = schedule.noise(z0, eps, t).to(device), schedule.target(z0, eps, t).to(device)
         wrong = (self.customised(z, t.to(device)).float() - target).square()
         if group.weight is None:
@@ -237,7 +246,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     try:
         training.run(watch and (lambda progress: watch("infusion", progress)))
     finally:
-        if accelerator.is_main_process:
+        if accelerator.is_main_process and training.trainer.step:
             concepts.save(config.out, training.concept())
     file.unlink(missing_ok=True)
     accelerator.end_training()

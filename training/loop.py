@@ -92,10 +92,12 @@ class Trainer:
         identity: names everything else that the run depends on (data, start); a checkpoint of another one is refused.
         accelerator: an `accelerate.Accelerator`; the parameters are on its device already. Gradients are averaged over
             its processes, the first of which saves and is watched.
+        scale: multiplies the loss on its way back, so that gradients survive half precision; halved when they overflow.
 
     Attributes:
         step: steps done.
         recent: running mean of the loss over about 50 steps.
+        losses: of every step so far.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Trainer:
         checkpoint: Path | None = None,
         identity: str = "",
         accelerator: Any = None,
+        scale: float = 1.0,
     ):
         self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, None
         self.identity = hashlib.sha256(f"{identity} {settings.identity()}".encode()).hexdigest()[:16]
@@ -114,7 +117,8 @@ class Trainer:
         if accelerator is not None:
             self.optimiser = accelerator.prepare(self.optimiser)
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
-        self.step, self.recent = 0, math.nan
+        self.step, self.recent, self.scale = 0, math.nan, scale
+        self.losses: list[float] = []
         self._whole = True
         if checkpoint is not None:
             self.keep(checkpoint)
@@ -143,6 +147,7 @@ class Trainer:
         try:
             while self.step < last:
                 value = self._one_step()
+                self.losses.append(value)
                 self.recent = value if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * value
                 if self.step % self.settings.every == 0:
                     self.save()
@@ -159,20 +164,14 @@ class Trainer:
         return self.average or {k: p.detach() for k, p in self.parameters.items()}
 
     def _one_step(self) -> float:
-        s, total = self.settings, 0.0
-        rank = self.accelerator.process_index if self.accelerator else 0
+        s = self.settings
         for group in self.optimiser.param_groups:
             group["lr"] = s.rate(self.step)
-        self.optimiser.zero_grad(set_to_none=True)
-        for i in range(s.accumulation):
-            number = rank * s.accumulation + i
-            generator = torch.Generator().manual_seed((s.seed * 1_000_003 + self.step) * 4099 + number)
-            with self.accelerator.autocast() if self.accelerator else nullcontext():
-                loss = self.loss(self.step, generator) / s.accumulation
-            (self.accelerator.backward if self.accelerator else torch.Tensor.backward)(loss)
-            total += float(loss.detach())
-        total = self._share(total)
-        if not math.isfinite(total):
+        total = self._gradients()
+        while not self._finite() and self.scale > 1 and math.isfinite(total):
+            self.scale /= 2
+            total = self._gradients()
+        if not math.isfinite(total) or not self._finite():
             raise FloatingPointError(f"the loss is {total} at step {self.step + 1}; use a lower learning rate")
         self._whole = False
         if s.clip:
@@ -186,6 +185,31 @@ class Trainer:
         self.step += 1
         self._whole = True
         return total
+
+    def _gradients(self) -> float:
+        """This step's gradients, averaged over accumulation and processes; returns the loss."""
+        count, total = self.settings.accumulation, 0.0
+        rank = self.accelerator.process_index if self.accelerator else 0
+        self.optimiser.zero_grad(set_to_none=True)
+        for i in range(count):
+            generator = torch.Generator().manual_seed(
+                (self.settings.seed * 1_000_003 + self.step) * 4099 + rank * count + i
+            )
+            with self.accelerator.autocast() if self.accelerator else nullcontext():
+                loss = self.loss(self.step, generator) / count
+            (self.accelerator.backward if self.accelerator else torch.Tensor.backward)(loss * self.scale)
+            total += float(loss.detach())
+        if self.scale != 1:
+            for p in self.parameters.values():
+                if p.grad is not None:
+                    p.grad /= self.scale
+        return self._share(total)
+
+    def _finite(self) -> bool:
+        if self.accelerator is not None and self.accelerator.mixed_precision == "fp16":
+            return True  # its own scaler skips what overflows
+        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
 
     def _share(self, total: float) -> float:
         """Average gradients and loss over the processes."""
@@ -205,6 +229,7 @@ class Trainer:
         if self.checkpoint is None or not self._first:
             return
         tensors = {f"weight.{k}": p for k, p in self.parameters.items()}
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors |= {f"average.{k}": p for k, p in self.average.items()}
         for name, p in self.parameters.items():
             tensors |= {f"{key}.{name}": torch.as_tensor(v) for key, v in self.optimiser.state.get(p, {}).items()}
@@ -230,6 +255,7 @@ class Trainer:
                 if name in self.average:
                     self.average[name].copy_(tensors[f"average.{name}"])
         self.step, self.recent = int(header.settings["step"]), float(header.settings["loss"])
+        self.losses = tensors["losses"].tolist() if "losses" in tensors else []
 
     def _refuse(self, what: str) -> None:
         raise files.LearnedFileError(

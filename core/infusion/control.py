@@ -29,29 +29,33 @@ class Use:
     Args:
         concept: what was learned.
         strength: multiplies the residuals; 0 is the untouched model, 1 what was learned.
-        start, end: share of the noise schedule within which it works, 0 (pure noise) to 1 (clean) **[ours]**.
-        region: where it may work, (1 or B, H, W) in 0..1 of any size; None is everywhere **[ours]**.
+        start_percent, end_percent: share of the noise schedule within which it works, 0 (pure noise) to 1 (clean)
+            **[ours]**.
+        mask: where it may work, (1 or B, H, W) in 0..1 of any size; None is everywhere **[ours]**.
 
     Raises:
-        ValueError: start and end that are not within 0..1 in this order, or a region of the wrong shape.
+        ValueError: start and end that are not within 0..1 in this order, or a mask of the wrong shape.
     """
 
     concept: Concept
     strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    region: Tensor | None = field(default=None, repr=False)
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    mask: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"start is {self.start} and end {self.end}; both within 0..1, start first")
-        if self.region is not None and self.region.ndim != 3:
-            raise ValueError(f"region has shape {tuple(self.region.shape)}, wanted (1 or batch, height, width)")
+        if not 0 <= self.start_percent <= self.end_percent <= 1:
+            raise ValueError(
+                f"start_percent is {self.start_percent} and end_percent {self.end_percent}; "
+                "both within 0..1, the start first"
+            )
+        if self.mask is not None and self.mask.ndim != 3:
+            raise ValueError(f"mask has shape {tuple(self.mask.shape)}, wanted (1 or batch, height, width)")
 
     def weight(self, timestep: Tensor, steps: int) -> Tensor:
-        """Strength for each row, 0 outside of start..end; timesteps (R,) of a schedule of so many steps."""
+        """Strength for each row, 0 outside of its percents; timesteps (R,) of a schedule of so many steps."""
         done = 1 - timestep / (steps - 1)
-        return self.strength * ((done >= self.start) & (done <= self.end)).to(timestep)
+        return self.strength * ((done >= self.start_percent) & (done <= self.end_percent)).to(timestep)
 
 
 def check_words(uses: Sequence[Use]) -> tuple[str, ...]:
@@ -91,8 +95,8 @@ def add_values(site: Site, columns: Tensor, values: Tensor) -> Tensor:
     return rearrange(columns @ site.split(values), "r h n d -> r n (h d)")
 
 
-def shrink(region: Tensor, positions: int, size: tuple[int, int]) -> Tensor:
-    """A region (b, H, W) at a layer of so many positions, (b, positions, 1).
+def shrink(mask: Tensor, positions: int, size: tuple[int, int]) -> Tensor:
+    """A mask (b, H, W) at a layer of so many positions, (b, positions, 1).
 
     Args:
         size: height and width of the latents, whose shape the layer keeps (rounded up at each halving).
@@ -105,7 +109,7 @@ def shrink(region: Tensor, positions: int, size: tuple[int, int]) -> Tensor:
         height, width = -(-height // 2), -(-width // 2)
     if height * width != positions:
         raise ValueError(f"a layer has {positions} positions, which no halving of {size} gives; leave the mask out")
-    return F.adaptive_avg_pool2d(region[None].float(), (height, width))[0].flatten(1)[..., None]
+    return F.adaptive_avg_pool2d(mask[None].float(), (height, width))[0].flatten(1)[..., None]
 
 
 @dataclass
@@ -160,9 +164,9 @@ class Infusion:
         """The foundation's attention output with the residuals in the rows that hold their words."""
         for use, values, where in self._values(plan, site, q, attend):
             columns = site.columns(q[plan.follow], k[plan.follow], where)
-            if use.region is not None:
-                region = shrink(use.region.to(columns), q.shape[1], size)
-                columns = columns * region[plan.picture % len(region)][:, None]
+            if use.mask is not None:
+                mask = shrink(use.mask.to(q.device), q.shape[1], size).to(columns.dtype)
+                columns = columns * mask[plan.picture % len(mask)][:, None]
             out = out.index_add(0, plan.follow, add_values(site, columns, values).to(out.dtype))
         return out
 

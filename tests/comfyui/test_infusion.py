@@ -19,6 +19,7 @@ def test_drawing_is_the_headless_drawing(seen):
     assert seen["changes"] > 0.1
     assert max(seen[name] for name in ("exact", "untouched", "fast", "both")) < 1e-3
     assert seen["fast_differs"] > 1e-3
+    assert seen["lcm_changes"] > 1e-3  # few noise levels, but the timesteps of all
     assert seen["chained"] == [2, 1]  # a chain adds to a clone
 
 
@@ -34,10 +35,11 @@ def test_cancel_keeps_the_concept_and_the_same_settings_go_on(seen):
     assert seen["resumed"]
     assert seen["listed"] == seen["cancelled_file"]  # checkpoints are not offered as concepts
     assert seen["checkpoints"] == 1
+    assert seen["fewer"] == [3, True]  # a longer training's checkpoint is no answer to fewer steps
 
 
 def test_files(seen):
-    assert seen["saved"] == ["my cat.safetensors", ["my cat.jpg", "my cat.safetensors"]]
+    assert seen["saved"] == ["sub/my cat.safetensors", ["my cat.jpg", "my cat.safetensors"]]
     assert seen["loaded"][0] == "cat" and seen["loaded"][1] < 1e-3
 
 
@@ -46,7 +48,7 @@ def test_files(seen):
     [
         ("word", "lacks the concept's word 'dog'; name the subject so"),
         ("size", "size is 33; it must be a multiple of 32"),
-        ("mask", "masks: number 1 is empty"),
+        ("mask", "mask: number 1 is empty"),
         ("name ", "can't be a file in models/likeness"),
         ("name ../x", "can't be a file in models/likeness"),
         ("name a:b", "can't be a file in models/likeness"),

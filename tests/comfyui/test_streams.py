@@ -28,7 +28,7 @@ def test_every_sampler_keeps_the_streams_together(seen):
 
 
 def test_beside_everything_else(seen):
-    assert len(seen["cases"]) == 18
+    assert len(seen["cases"]) == 19
     assert not wrong(seen["cases"], lambda name: 1.5 if "fast" in name and "cfg 1" not in name else 2)
 
 
@@ -52,7 +52,8 @@ def test_the_user_gets_their_own_batch(seen):
 
 
 def test_attachments_live_side_by_side_or_replace_each_other(seen):
-    assert seen["two_methods"] and seen["replaced"] and seen["shared_sampler_kept"]
+    assert seen["beside_another_method"] and seen["replaced"] and seen["shared_sampler_kept"]
+    assert "another method draws it in several streams" in seen["refused"]
 
 
 def test_fast_mode_is_another_picture(seen):

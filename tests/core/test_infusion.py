@@ -97,7 +97,10 @@ def test_a_blank_concept_changes_no_bit(denoiser, make_text, z):
         assert torch.equal(foundation, customised)
     plain = sample(denoiser.schedule, guided(denoiser, text, null, 5), z, STEPS)
     assert (foundation - plain).norm() < 1e-4 * plain.norm()
-    for use in (Use(random_concept(denoiser, "cat"), strength=0), Use(random_concept(denoiser, "cat"), start=1)):
+    for use in (
+        Use(random_concept(denoiser, "cat"), strength=0),
+        Use(random_concept(denoiser, "cat"), start_percent=1),
+    ):
         assert torch.equal(*draw(denoiser, text, null, Infusion([use]), z, STEPS, guidance=5))
 
 
@@ -165,7 +168,7 @@ def test_a_region_limits_the_concept(denoiser, make_text, z):
     c = random_concept(denoiser, "cat")
 
     def run(region, batch=both):
-        return denoiser(batch, 500, text, hooks=Infusion([Use(c, region=region)]).hooks)[0]
+        return denoiser(batch, 500, text, hooks=Infusion([Use(c, mask=region)]).hooks)[0]
 
     everywhere, nowhere = torch.ones(1, 128, 128), torch.zeros(1, 128, 128)
     torch.testing.assert_close(run(everywhere), run(None))
@@ -173,6 +176,27 @@ def test_a_region_limits_the_concept(denoiser, make_text, z):
     each = run(torch.cat([everywhere, nowhere]))
     torch.testing.assert_close(each[2], run(None)[2])
     assert torch.equal(each[3], each[1])
+
+
+def test_a_region_in_half_precision():
+    from likeness.core.diffusers import DiffusersDenoiser, Text
+    from likeness.core.diffusion import Schedule
+    from networks import random_prompt, random_unet
+
+    half = DiffusersDenoiser(random_unet("sd1").half(), Schedule.scaled_linear())
+    text = Text(**random_prompt("sd1", words={"cat": where(3)}))
+    use = Use(random_concept(half, "cat"), mask=torch.ones(1, 64, 64))
+    foundation, customised = half(torch.randn(2, 4, 8, 8), 500, text, hooks=Infusion([use]).hooks)[0]
+    assert customised.isfinite().all() and not torch.equal(foundation, customised)
+
+
+def test_columns_of_large_features_do_not_overflow():
+    from likeness.core.attention import Site
+
+    site = Site("x", "mid", 0, "cross", 0, 1, 8, 8)
+    q, k = torch.full((1, 2, 8), 200.0).half(), torch.full((1, 4, 8), 100.0).half()
+    columns = site.columns(q, k, torch.tensor([[[True, False, False, False]]]))
+    assert torch.equal(columns, torch.full((1, 1, 2, 1), 0.25).half())
 
 
 def test_a_region_at_layers_of_every_size():
@@ -194,9 +218,9 @@ def test_start_end_and_time_bins(denoiser, make_text, z):
         foundation, customised = denoiser(both, t, text, hooks=Infusion([use]).hooks)[0].chunk(2)
         return not torch.equal(foundation, customised)
 
-    late = Use(c, start=0.5)
+    late = Use(c, start_percent=0.5)
     assert [changed(t, late) for t in (999, 510, 490, 0)] == [False, False, True, True]
-    assert [changed(t, Use(c, end=0.25)) for t in (999, 760, 740)] == [True, True, False]
+    assert [changed(t, Use(c, end_percent=0.25)) for t in (999, 760, 740)] == [True, True, False]
     first = replace(c, residuals={k: r * torch.tensor([0.0, 1.0])[:, None] for k, r in c.residuals.items()})
     assert [changed(t, Use(first)) for t in (999, 500, 499, 0)] == [True, True, False, False]
 

@@ -66,6 +66,7 @@ def test_a_folder(tmp_path):
         (([torch.rand(3, 8, 8)], 64, "crop", [torch.ones(1, 9, 8)]), "has 8x9 pixels, its picture 8x8"),
         (([torch.rand(3, 8, 8)], 64, "crop", []), "0 for 1 pictures"),
         (([torch.rand(3, 8, 8)], 64, "crop", [torch.zeros(1, 8, 8)]), "number 1 is empty"),
+        (([torch.rand(3, 8, 40)], 64, "crop", [torch.eye(8, 40)[None]]), "outside of the middle square"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

@@ -92,11 +92,13 @@ def prepare(
     if size < 32 or size % 32:
         raise ValueError(f"size is {size}; it must be a multiple of 32")
     if masks is not None and len(masks) != len(pictures):
-        raise ValueError(f"masks: {len(masks)} for {len(pictures)} pictures; give one each, or none")
+        raise ValueError(f"mask: {len(masks)} for {len(pictures)} pictures; give one each, or none")
     shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor | None]]] = {}
     for i, picture in enumerate(pictures):
         mask = None if masks is None else _checked(masks[i], picture, i)
         fitted = _FIT[fit](picture, mask, size)
+        if mask is not None and not bool((fitted[1] > 0).any()):
+            raise ValueError(f"mask: number {i + 1} lies outside of the middle square; set fit to pad or buckets")
         shapes.setdefault(tuple(fitted[0].shape[-2:]), []).append(fitted)
     return [_stack(items) for items in shapes.values()]
 
@@ -109,9 +111,9 @@ def _stack(items: list[tuple[Tensor, Tensor | None]]) -> Group:
 def _checked(mask: Tensor, picture: Tensor, i: int) -> Tensor:
     if mask.shape[-2:] != picture.shape[-2:]:
         sizes = [f"{x.shape[-1]}x{x.shape[-2]}" for x in (mask, picture)]
-        raise ValueError(f"masks: number {i + 1} has {sizes[0]} pixels, its picture {sizes[1]}; they must be alike")
+        raise ValueError(f"mask: number {i + 1} has {sizes[0]} pixels, its picture {sizes[1]}; they must be alike")
     if not bool((mask > 0).any()):
-        raise ValueError(f"masks: number {i + 1} is empty; leave the masks out to learn from whole pictures")
+        raise ValueError(f"mask: number {i + 1} is empty; leave the masks out to learn from whole pictures")
     return mask
 
 

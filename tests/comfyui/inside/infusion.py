@@ -22,7 +22,7 @@ from likeness_in_comfyui.training import loop
 from likeness_in_comfyui.training.data import photos
 
 PROMPT = "a photo of a (cat:1.2) on the beach, a cat"
-STEPS = 10
+STEPS, KEY = 10, "mid.2.0.0.cross"
 
 
 def graph(steps=5, **widgets):
@@ -51,6 +51,11 @@ def graph(steps=5, **widgets):
             },
         },
     }
+
+
+def cancelled_exactly(folder):
+    """A residual after three steps, as the checkpoint of the cancelled training had it: saved in half precision."""
+    return concepts.load(folder / "cat cancelled at step 3.safetensors").residuals[KEY]
 
 
 def fails(**widgets):
@@ -94,6 +99,11 @@ def main(pack):
     resumed = run_prompt(graph(), keep={"c": ["3", 0]})["c"]
     a, b = (c.residuals for c in (resumed, unbroken["c"]))
     result["resumed"] = all(torch.equal(a[k], b[k]) for k in b)
+    again = run_prompt(graph(steps=3), keep={"c": ["3", 0], "plot": ["3", 1]})
+    result["fewer"] = (
+        again["c"].settings["steps"],
+        torch.equal(again["c"].residuals[KEY].half().float(), cancelled_exactly(folder)),
+    )
     result["listed"] = folder_paths.get_filename_list("likeness")
 
     # --- the same learning headless
@@ -136,6 +146,10 @@ def main(pack):
     result["fast"] = rel(native(infusion_model.apply(model, Use(strong), fast=True)), fast)
     result["fast_differs"] = rel(fast, exact[1])
     dog = concepts.Concept(("beach",), strong.residuals, "text", strong.base)
+    from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+
+    lcm = ModelSamplingDiscrete().patch(model, "lcm", False)[0]
+    result["lcm_changes"] = rel(native(infusion_model.apply(lcm, Use(strong))), native(lcm))
     chained = infusion_model.apply(patched, Use(dog, strength=0.5))
     result["chained"] = len(infusion_model.uses_of(chained)), len(infusion_model.uses_of(patched))
     text = base.text(PROMPT, ["cat", "beach"])

@@ -54,11 +54,11 @@ def networks():
     return module
 
 
-def comfy_model(layout, weights):
+def comfy_model(layout, weights, channels=4):
     """A MODEL of a layout from a diffusers U-Net's weights."""
     sizes = dict(
         image_size=32,
-        in_channels=4,
+        in_channels=channels,
         out_channels=4,
         model_channels=32,
         num_res_blocks=[2, 2, 2],

@@ -5,8 +5,9 @@ from dataclasses import replace
 import comfy.patcher_extension
 import comfy.samplers
 import torch
-from common import conditioning, controlled, rel
+from common import Everywhere, conditioning, controlled, rel
 from inprocess import load_nodes
+from likeness_in_comfyui.core.denoiser import Hooks
 from likeness_in_comfyui.core.infusion.concept import blank
 from likeness_in_comfyui.core.infusion.control import Infusion, Use
 from likeness_in_comfyui.nodes import demo_model, denoiser, hooks
@@ -121,6 +122,7 @@ def main(pack):
         "three prompts in a batch of two": bench.case(positive=three, batch=2),
         "long prompt": bench.case(positive=long, negative=bench.negative),
     }
+    result["cases"]["inpainting model, two pictures"] = inpainting(picture)
     result |= effects(bench, under)
     return result
 
@@ -132,25 +134,44 @@ def with_hints(control, count):
     return control
 
 
+def inpainting(pictures):
+    """A model with nine input channels and another picture in each row."""
+    from layouts import comfy_model, networks
+
+    nets = networks()
+    model = comfy_model("sd1", nets.random_unet("sd1", channels=9).state_dict(), channels=9)
+    model.model.concat_keys = ("mask", "masked_image")
+    bench = small_bench(nets, "sd1", model)
+    g = torch.Generator().manual_seed(3)
+    concat = {"concat_latent_image": torch.randn(2, 4, 8, 8, generator=g), "concat_mask": torch.ones(2, 1, 64, 64)}
+    concat["concat_mask"][1, :, :32] = 0
+    both = [[[c, {**o, **concat}] for c, o in cond] for cond in (bench.positive, bench.negative)]
+    return bench.case(positive=both[0], negative=both[1], batch=2, size=(8, 8))
+
+
 def small_benches():
     """SD1.x, SD2.x (v prediction) and SDXL (pooled vectors) with few channels and random weights."""
     from layouts import comfy_model, networks
 
-    nets, result = networks(), {}
-    for layout in nets.LAYOUTS:
-        model = comfy_model(layout, nets.random_unet(layout).state_dict())
-        bench = Bench.__new__(Bench)
-        bench.model = model
-        prompts = [nets.random_prompt(layout, seed) for seed in (1, 2)]
-        where = torch.zeros(77, dtype=torch.bool)
-        where[3] = True
-        conds = []
-        for p in prompts:
-            pooled = p["extra"].get("added_cond_kwargs", {}).get("text_embeds")
-            conds.append([[p["tokens"], {} if pooled is None else {"pooled_output": pooled}]])
-        bench.positive, bench.negative = mark_words(conds[0], {"cat": where}), conds[1]
-        result[layout] = bench
-    return result
+    nets = networks()
+    return {
+        layout: small_bench(nets, layout, comfy_model(layout, nets.random_unet(layout).state_dict()))
+        for layout in nets.LAYOUTS
+    }
+
+
+def small_bench(nets, layout, model):
+    bench = Bench.__new__(Bench)
+    bench.model = model
+    prompts = [nets.random_prompt(layout, seed) for seed in (1, 2)]
+    where = torch.zeros(77, dtype=torch.bool)
+    where[3] = True
+    conds = []
+    for p in prompts:
+        pooled = p["extra"].get("added_cond_kwargs", {}).get("text_embeds")
+        conds.append([[p["tokens"], {} if pooled is None else {"pooled_output": pooled}]])
+    bench.positive, bench.negative = mark_words(conds[0], {"cat": where}), conds[1]
+    return bench
 
 
 def effects(bench, under):
@@ -175,7 +196,11 @@ def effects(bench, under):
     shared = comfy.samplers.ksampler("dpmpp_sde")
     before = shared.sampler_function
     guider.sample(noise, torch.zeros_like(noise), shared, sigmas)
-    other = denoiser.attach(two, Infusion([Use(concept(bench.model, 2.0, "dog"))]).hooks)
+    try:
+        refused = denoiser.attach(two, Infusion([Use(concept(bench.model, 2.0, "dog"))]).hooks)
+    except ValueError as e:
+        refused = str(e)
+    watched = denoiser.attach(two, Hooks(Everywhere(), Everywhere()))
     return {
         "changes": rel(ours, plain),
         "again": torch.equal(ours, bench.sample(two)),
@@ -190,7 +215,8 @@ def effects(bench, under):
         "previews": previews,
         "guider_shape": list(out.shape),
         "shared_sampler_kept": shared.sampler_function is before,
-        "two_methods": torch.equal(bench.sample(other), ours),
+        "refused": refused,
+        "beside_another_method": torch.equal(bench.sample(watched), ours),
         "replaced": torch.equal(
             bench.sample(
                 denoiser.attach(
