@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..core import files
-from ..core.demo import attributes, judges
+from ..core.demo import attributes, judges, segments
 from . import judge_measures as measures
 
 RECORD = "training.json"
@@ -35,6 +35,8 @@ def save(name: str, model: nn.Module, trainer: Any, config: Any) -> Path:
     folder = config.out / name
     if name == "attributes":
         attributes.save(model, folder)
+    elif name == "segments":
+        segments.save(model, folder)
     else:
         model.half().save_pretrained(folder, safe_serialization=True)
         kind = {"clip": "CLIPImageProcessor", "dino": "BitImageProcessor"}[name]
@@ -52,6 +54,7 @@ def save(name: str, model: nn.Module, trainer: Any, config: Any) -> Path:
             "attributes": f"{config.attributes_batch} pictures",
             "dino": f"2 x {config.groups} x {config.group} pictures",
             "clip": f"{config.clip_batch} pictures, {2 * config.clip_batch} captions",
+            "segments": f"{config.segments_batch} pictures",
         }[name],
         hash=files.fingerprint(model.state_dict()),
         measured=_measured(name, config.out),
@@ -65,6 +68,9 @@ def _measured(name: str, out: Path) -> str:
         right = measures.ranked_right(judges.dino(out), measures.triples(_TRIPLES))["all"][0]
         return f"{right:.0%} of {_TRIPLES} triples of held-out subjects ranked right"
     unseen = measures.Unseen.draw(_PICTURES)
+    if name == "segments":
+        overlap = measures.overlap(judges.segments(out), unseen)
+        return f"{overlap:.2f} mean intersection over union on {_PICTURES} unseen pictures"
     if name == "clip":
         right = measures.captions_right(judges.clip(out), unseen)
         return f"{right:.0%} of {_PICTURES} pictures prefer their caption to a wrong one"
@@ -96,6 +102,7 @@ JUDGES = {
     "attributes": "what a picture shows",
     "dino": "whom it shows, and which place is which",
     "clip": "whether a caption fits it",
+    "segments": "where its subject is",
 }
 PRECISIONS = {"bf16": ", bfloat16 autocast", "fp16": ", float16 autocast"}
 CARD = """# The embedded judges
@@ -109,7 +116,8 @@ on nothing of the base model but its autoencoder's blur. Outside of that world t
 
 `dino` (a DINOv2 layout) learned without labels: its two views of a subject are two drawings of it in different scenes;
 wrong answers are subjects of the same kind; patch tokens are matched to those of its own running average. `clip` also
-learned from captions with one claim changed. `attributes` learned each attribute where the picture shows it.
+learned from captions with one claim changed. `attributes` learned each attribute where the picture shows it, `segments`
+the renderer's masks.
 Weights are running averages in half precision. `training.json` in each folder holds all settings.
 
 Hashes of the weights: {hashes}.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from ..core.demo.truth import VALUES
 
@@ -23,6 +23,19 @@ def answers(logits: Mapping[str, Tensor], labels: Tensor) -> Tensor:
         if (wanted >= 0).any():
             losses.append(cross_entropy(logits[name].float(), wanted, ignore_index=-1))
     return torch.stack(losses).mean()
+
+
+def subject(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of each place, and one minus the soft overlap, which keeps small subjects from being left out.
+
+    Args:
+        logits: (B, 1, h, w).
+        masks: (B, 1, H, W) in 0..1.
+    """
+    true = adaptive_avg_pool2d(masks, logits.shape[-2:])
+    found = logits.float().sigmoid()
+    overlap = (2 * (found * true).sum((1, 2, 3)) + 1) / ((found + true).sum((1, 2, 3)) + 1)
+    return binary_cross_entropy_with_logits(logits.float(), true) + (1 - overlap).mean()
 
 
 def captions(images: Tensor, texts: Tensor, true: Tensor, scale: Tensor) -> Tensor:

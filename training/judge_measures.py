@@ -110,6 +110,14 @@ def patches_right(judge: PatchEmbedder, asked: Sequence[Triple]) -> dict[str, tu
     return {"on the subject": (_share(right), count), "chance": (_share(chance), count)}
 
 
+def overlap(judge: Callable[[Tensor], Tensor], unseen: Unseen) -> float:
+    """Mean intersection over union of found and true masks."""
+    true = torch.stack([world.draw(*pair).mask for pair in unseen.shown]) > 0.5
+    found = judge(unseen.images).cpu() > 0.5
+    both, either = (found & true).flatten(1).sum(1), (found | true).flatten(1).sum(1)
+    return float((both / either.clamp(min=1)).mean())
+
+
 def captions_right(judge, unseen: Unseen, caption: Callable = world.caption) -> float:
     """Share of pictures whose own caption fits better than the same with one claim changed."""
     seeds = [f"caption {i}" for i in range(len(unseen.shown))]

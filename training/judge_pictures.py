@@ -30,6 +30,7 @@ class JudgePictures:
         twins: uint8 (M, 3, 128, 128): the first M pictures of a fixed shuffle, after the autoencoder's round trip.
         shown: subject and scene of each picture.
         identity: number of the first equal subject, (N,): the same identity may be drawn twice.
+        masks: uint8 (N * SCENES, 1, 64, 64), the subject's share of each 2x2 pixels, 0..255.
     """
 
     images: Tensor
@@ -37,16 +38,17 @@ class JudgePictures:
     twins: Tensor
     shown: list[tuple[world.Subject, world.Scene]]
     identity: Tensor
+    masks: Tensor
 
     @classmethod
     def render(cls, subjects: int, twins: int, vae: Path, work: Path, workers: int = 1) -> JudgePictures:
         """Draw them in so many processes, or take them from `work` where they are complete and still the world's."""
         shown = [scene_of(i) for i in range(subjects * SCENES)]
-        images, labels = _drawn(len(shown), work / f"judge-pictures-{subjects}.safetensors", workers)
+        images, labels, masks = _drawn(len(shown), work / f"judge-pictures-{subjects}.safetensors", workers)
         first: dict[world.Subject, int] = {}
         identity = torch.tensor([first.setdefault(shown[i * SCENES][0], i) for i in range(subjects)])
         changed = _round_trips(images[shuffled(len(images))[:twins]], vae, work)
-        return cls(images, labels, changed, shown, identity)
+        return cls(images, labels, changed, shown, identity, masks)
 
     def known(self) -> str:
         """A fingerprint of everything that a training takes from here."""
@@ -67,6 +69,19 @@ class JudgePictures:
             paired = shuffled(len(self.images))[torch.randint(len(self.twins), (count,), generator=generator)]
             chosen = torch.where(torch.rand(count, generator=generator) < twins, paired, chosen)
         return chosen
+
+    def masked(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pictures (B, 3, 128, 128) and their subjects' masks (B, 1, 64, 64), in 0..1; half of them mirrored.
+
+        A twin stands for its picture where there is one.
+        """
+        chosen = self.some(count, generator)
+        twin, turned = self._twin_of()[chosen], torch.rand(count, generator=generator) < 0.5
+        images = torch.where((twin >= 0)[:, None, None, None], self.twins[twin.clamp(min=0)], self.images[chosen])
+        images, masks = (
+            torch.where(turned[:, None, None, None], x.flip(-1), x) / 255 for x in (images, self.masks[chosen])
+        )
+        return lights(images, generator), masks
 
     def _twin_of(self) -> Tensor:
         twin = torch.full((len(self.images),), -1)
@@ -97,37 +112,47 @@ def jitter(images: Tensor, generator: torch.Generator) -> Tensor:
     shift = torch.randint(-6, 7, (count, 2), generator=generator).tolist()
     padded = nn.functional.pad(images, (6, 6, 6, 6), mode="replicate")
     moved = [x[:, 6 + dy : 6 + dy + side, 6 + dx : 6 + dx + side] for x, (dy, dx) in zip(padded, shift)]
-    images = torch.stack(moved) * (1 + 0.12 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1))
+    return lights(torch.stack(moved), generator)
+
+
+def lights(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures in 0..1 a little brighter or darker, blurred and noisy."""
+    count = len(images)
+    images = images * (1 + 0.12 * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1))
     soft = nn.functional.avg_pool2d(nn.functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, 1)
     images = torch.lerp(images, soft, 0.9 * torch.rand(count, 1, 1, 1, generator=generator))
     noise = torch.randn(images.shape, generator=generator)
     return (images + 0.03 * torch.rand(count, 1, 1, 1, generator=generator) * noise).clamp(0, 1)
 
 
-def _drawn(count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor]:
-    """Images and labels, from the cache where it is of the world as it is drawn now."""
-    if cache.exists():
-        tensors = files.load(cache, kind=KIND)[0]
-        images, labels = tensors["images"], tensors["labels"]
-        fresh = [_draw(i) for i in (0, count // 2, count - 1)]
-        olds = [(images[i], labels[i].tolist()) for i in (0, count // 2, count - 1)]
-        if all((image == old.numpy()).all() and label == seen for (image, label), (old, seen) in zip(fresh, olds)):
-            return images, labels
+def _drawn(count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, labels and masks, from the cache where it is of the world as it is drawn now."""
+    tensors = files.load(cache, kind=KIND)[0] if cache.exists() else {}
+    if "masks" in tensors:
+        images, labels, masks = (tensors[name] for name in ("images", "labels", "masks"))
+        some = (0, count // 2, count - 1)
+        fresh = [_draw(i) for i in some]
+        if all(
+            (image == images[i].numpy()).all() and label == labels[i].tolist()
+            for i, (image, label, _) in zip(some, fresh)
+        ):
+            return images, labels, masks
     if workers > 1:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
             drawn = list(pool.map(_draw, range(count), chunksize=50))
     else:
         drawn = [_draw(i) for i in range(count)]
-    images = torch.stack([torch.from_numpy(image) for image, _ in drawn])
-    labels = torch.tensor([label for _, label in drawn])
-    files.save(cache, {"images": images, "labels": labels}, files.Header(kind=KIND))
-    return images, labels
+    images, masks = (torch.stack([torch.from_numpy(row[i]) for row in drawn]) for i in (0, 2))
+    labels = torch.tensor([label for _, label, _ in drawn])
+    files.save(cache, {"images": images, "labels": labels, "masks": masks}, files.Header(kind=KIND))
+    return images, labels, masks
 
 
-def _draw(number: int) -> tuple[Any, list[int]]:
+def _draw(number: int) -> tuple[Any, list[int], Any]:
     subject, scene = scene_of(number)
-    image = (world.draw(subject, scene).image * 255).round().to(torch.uint8).numpy()
-    return image, labels_of(subject, scene)
+    picture = world.draw(subject, scene)
+    image, mask = ((x * 255).round().byte().numpy() for x in (picture.image, nn.functional.avg_pool2d(picture.mask, 2)))
+    return image, labels_of(subject, scene), mask
 
 
 def _round_trips(images: Tensor, folder: Path, work: Path) -> Tensor:

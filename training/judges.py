@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..core import files
 from ..core.demo import MODEL, world
 from ..core.demo.attributes import AttributeNet
+from ..core.demo.segments import SegmentNet
 from . import judge_export as export
 from . import judge_losses as losses
 from . import loop
@@ -32,7 +33,7 @@ VISION = dict(hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_a
 TEXT = dict(hidden_size=96, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4)
 SPACE = 96
 DINO = dict(hidden_size=160, num_hidden_layers=4, num_attention_heads=4, mlp_ratio=3)
-PARTS = ("attributes", "dino", "clip")
+PARTS = ("attributes", "dino", "clip", "segments")
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Config:
         out: folder for the judges.
         work: folder for rendered pictures and checkpoints; a second run resumes from it.
         init: folder of judges to go on from.
-        which: one of the three, or all.
+        which: one of them, or all.
         vae: autoencoder whose round trip the judges shall bear.
         subjects: how many, each in four scenes.
         twins: how many of the pictures are also shown after the round trip.
-        attributes, dino, clip: training of each; dino's running average is its teacher.
-        attributes_batch, clip_batch: pictures a step.
+        attributes, dino, clip, segments: training of each; dino's running average is its teacher.
+        attributes_batch, clip_batch, segments_batch: pictures a step.
         groups, group: dino sees so many groups of subjects of one kind, each of so many subjects, in two scenes each.
         threads: CPU threads; give it only cores that nothing else uses.
     """
@@ -56,7 +57,7 @@ class Config:
     out: Path = Path("runs/judges")
     work: Path = Path("runs/judges-work")
     init: Path | None = None
-    which: Literal["clip", "dino", "attributes", "all"] = "all"
+    which: Literal["clip", "dino", "attributes", "segments", "all"] = "all"
     vae: Path = MODEL / "vae"
     subjects: int = 6000
     twins: int = 1200
@@ -75,8 +76,14 @@ class Config:
             steps=4000, lr=1e-3, warmup=100, decay=0.7, ema=0.99, weight_decay=0.05, every=200
         )
     )
+    segments: loop.Settings = field(
+        default_factory=lambda: loop.Settings(
+            steps=1500, lr=2e-3, warmup=100, decay=0.7, ema=0.99, weight_decay=0.01, every=200
+        )
+    )
     attributes_batch: int = 32
     clip_batch: int = 48
+    segments_batch: int = 16
     groups: int = 4
     group: int = 6
     threads: int = 2
@@ -96,7 +103,12 @@ class _Stage:
         c, settings = self.config, getattr(self.config, name)
         parameters = dict(model.named_parameters())
         start = files.fingerprint(parameters) if c.init else ""
-        size = {"attributes": c.attributes_batch, "dino": (c.groups, c.group), "clip": c.clip_batch}[name]
+        size = {
+            "attributes": c.attributes_batch,
+            "dino": (c.groups, c.group),
+            "clip": c.clip_batch,
+            "segments": c.segments_batch,
+        }[name]
         identity = f"{name} {start} {self.pictures.known()} {size}"
         return loop.Trainer(parameters, loss, settings, c.work / f"{name}.safetensors", identity, self.accelerator)
 
@@ -128,7 +140,7 @@ def train(config: Config, watch: Watch | None = None) -> Path:
     stage = _Stage(config, pictures, accelerator, watch)
     for name in PARTS if config.which == "all" else (config.which,):
         torch.manual_seed(getattr(config, name).seed)  # the weights it starts from
-        {"attributes": train_attributes, "dino": train_dino, "clip": train_clip}[name](stage)
+        TRAINERS[name](stage)
     if accelerator.is_main_process:
         export.write_card(config.out)
     accelerator.end_training()
@@ -151,6 +163,23 @@ def train_attributes(stage: _Stage) -> None:
         return losses.answers(net(images), pictures.labels[chosen].to(device))
 
     stage.run("attributes", net, stage.trainer("attributes", net, loss))
+
+
+def train_segments(stage: _Stage) -> None:
+    """The renderer's masks."""
+    config, pictures, device = stage.config, stage.pictures, stage.accelerator.device
+    net = SegmentNet()
+    if config.init and (config.init / "segments").is_dir():
+        from ..core.demo.segments import Segments
+
+        net = Segments(config.init / "segments").net.requires_grad_(True)
+    net.to(device, memory_format=torch.channels_last)
+
+    def loss(step: int, generator: torch.Generator) -> Tensor:
+        images, masks = pictures.masked(config.segments_batch, generator)
+        return losses.subject(net(images.to(device, memory_format=torch.channels_last)), masks.to(device))
+
+    stage.run("segments", net, stage.trainer("segments", net, loss))
 
 
 # --- dino ------------------------------------------------------------------------------------------------------------
@@ -264,3 +293,6 @@ def make_clip(tokenizer: Any, init: Path | None) -> nn.Module:
             projection_dim=SPACE,
         )
     )
+
+
+TRAINERS = {"attributes": train_attributes, "dino": train_dino, "clip": train_clip, "segments": train_segments}

@@ -1,4 +1,4 @@
-"""The embedded judges: three small models that measure pictures of the demo world, independent of its base model."""
+"""The embedded judges: four small models that measure pictures of the demo world, independent of its base model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from ..vision.clip import Clip
 from ..vision.dino import Dino
 from .attributes import Attributes
+from .segments import Segments
 
 JUDGES = Path(__file__).parent / "judges"
 
@@ -26,3 +27,8 @@ def dino(folder: Path = JUDGES, *, device: str | torch.device = "cpu") -> Dino:
 def attributes(folder: Path = JUDGES, *, device: str | torch.device = "cpu") -> Attributes:
     """What a picture shows, attribute by attribute; FileNotFoundError without its weights."""
     return Attributes(Path(folder) / "attributes", device=device)
+
+
+def segments(folder: Path = JUDGES, *, device: str | torch.device = "cpu") -> Segments:
+    """Where the subject is; FileNotFoundError without its weights."""
+    return Segments(Path(folder) / "segments", device=device)

@@ -38,8 +38,10 @@ def trained(tmp_path_factory):
         attributes=TINY,
         dino=TINY,
         clip=TINY,
+        segments=TINY,
         attributes_batch=4,
         clip_batch=4,
+        segments_batch=4,
         groups=2,
         group=2,
         threads=torch.get_num_threads(),
@@ -65,6 +67,8 @@ def test_every_judge_is_trained_and_opens(trained):
     torch.testing.assert_close(dino.preprocess(images), images * 2 - 1)
     torch.testing.assert_close(clip.preprocess(images), images * 2 - 1)
     assert set(shipped.attributes(config.out)(images)) == set(VALUES)
+    masks = shipped.segments(config.out)(images[..., :96])
+    assert masks.shape == (2, 1, 128, 96) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
 def test_they_are_small_and_hold_no_pickle(trained):
@@ -77,7 +81,7 @@ def test_the_card_tells_sizes_steps_and_hashes(trained):
     config, card = trained[0], (trained[0].out / "README.md").read_text()
     for name in judges.PARTS:
         record = json.loads((config.out / name / judge_export.RECORD).read_text())
-        assert record["steps"] == 2 and 0.9e6 < record["parameters"] < 1.25e6
+        assert record["steps"] == 2 and 0.6e6 < record["parameters"] < 1.25e6
         assert f"{record['parameters']:,}" in card and record["hash"] in card and record["measured"] in card
 
 
@@ -125,7 +129,7 @@ def test_dino_needs_its_average(trained):
 
 @pytest.mark.parametrize("name", judges.PARTS)
 def test_losses_fall(trained, tmp_path, name):
-    steps, lr = {"attributes": (14, 1e-3), "dino": (10, 3e-4), "clip": (24, 1e-3)}[name]
+    steps, lr = {"attributes": (14, 1e-3), "dino": (10, 3e-4), "clip": (24, 1e-3), "segments": (14, 2e-3)}[name]
     settings = {name: Settings(steps=steps, lr=lr, ema=0.8), "clip_batch": 8, "groups": 4, "group": 1}
     config = replace(trained[0], which=name, work=tmp_path, out=tmp_path / "out", **settings)
     for cache in trained[0].work.glob("judge-*.safetensors"):
@@ -167,6 +171,25 @@ def test_twins_are_round_trips(pictures):
         pictures.batch(numbers, torch.Generator().manual_seed(1), share=share) for share in (0.0, 1.0)
     )
     assert (as_they_are - as_twins).abs().mean() > 0.005
+
+
+def test_masks_are_their_pictures(pictures):
+    images, masks = pictures.masked(6, torch.Generator().manual_seed(1))
+    assert images.shape == (6, 3, 128, 128) and masks.shape == (6, 1, 64, 64)
+    for image, mask in zip(images, masks):
+        found = [torch.equal(mask, m / 255) or torch.equal(mask, m.flip(-1) / 255) for m in pictures.masks]
+        assert any(found) and 0.02 < mask.mean() < 0.6 and image.isfinite().all()
+    whole = torch.nn.functional.avg_pool2d(world.draw(*pictures.shown[2]).mask, 2)
+    assert (pictures.masks[2] / 255 - whole).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_the_overlap_loss_is_the_formula():
+    masks = torch.zeros(1, 1, 8, 8)
+    masks[..., :4] = 1
+    sure = torch.where(torch.nn.functional.avg_pool2d(masks, 2) > 0.5, 20.0, -20.0)
+    assert judge_losses.subject(sure, masks) < 1e-6
+    nothing = torch.full_like(sure, -20.0)
+    assert float(judge_losses.subject(nothing, masks)) == pytest.approx(10 + 1 - 1 / 9, abs=1e-3)
 
 
 def test_jitter_keeps_hues():
