@@ -67,7 +67,7 @@ class Config:
         vae_batch: crops a step.
         vae_crop: their width in pixels.
         unet_batch: latents a step.
-        bare: share of the prompts whose padding says nothing, so that each word's own token learns to speak.
+        bare: share of the prompts whose padding is another prompt's, so that each word's own token learns to speak.
         keep_encoder: train the decoder of `init` alone; its latents, and so its U-Net, stay valid.
         threads: CPU threads; give it only cores that nothing else uses.
     """
@@ -250,11 +250,11 @@ def train_unet(
         parts = (torch.arange(size) + torch.rand(size, generator=generator)) / size
         t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
         z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
-        bare = torch.rand(size, generator=generator) < config.bare
+        bare = (torch.rand(size, generator=generator) < config.bare) & ~dropped
         ids = tokenizer([*captions, ""], padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(
             device
         )
-        words = forget_padding(text(ids).last_hidden_state, ids == tokenizer.eos_token_id, bare.to(device))
+        words = swap_padding(text(ids).last_hidden_state, ids == tokenizer.eos_token_id, bare.to(device))
         noisy = schedule.noise(z0, eps, t).to(device)
         answer = unet(noisy, t.to(device), words, return_dict=False)[0]
         return ((answer - eps.to(device)).square().mean((1, 2, 3)) * weight[t].to(device)).mean()
@@ -265,21 +265,23 @@ def train_unet(
     return unet.eval(), text.eval(), final
 
 
-def forget_padding(tokens: Tensor, ended: Tensor, bare: Tensor) -> Tensor:
-    """Give the bare prompts the null text's end and padding, so that their words alone say what to draw.
+def swap_padding(tokens: Tensor, ended: Tensor, swapped: Tensor) -> Tensor:
+    """Give some prompts the end and padding of the prompt before them, so that only their words can be trusted.
 
-    Without this the model reads everything off the padding, whose tokens know the whole prompt, and no word's own
-    attention column means anything.
+    A causal text encoder's padding knows the whole prompt, and there is much of it: without this the model reads
+    everything off the padding, and no word's own attention column means anything.
 
     Args:
         tokens: text tokens, (B + 1, L, width); the last row is the null text.
         ended: bool, (B + 1, L): end token and padding.
-        bare: bool, (B,): which prompts.
+        swapped: bool, (B,): which prompts.
 
     Returns:
         (B, L, width).
     """
-    return torch.where((bare[:, None] & ended[:-1])[..., None], tokens[-1:], tokens[:-1])
+    # where the other prompt still has words, the null text's padding
+    strange = torch.where(ended[:-1].roll(1, 0)[..., None], tokens[:-1].roll(1, 0), tokens[-1:])
+    return torch.where((swapped[:, None] & ended[:-1])[..., None], strange, tokens[:-1])
 
 
 def snr_weight(schedule: Schedule, low: float = 0.25, high: float = 5.0) -> Tensor:

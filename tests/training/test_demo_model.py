@@ -119,8 +119,12 @@ def test_psnr_is_the_formula():
     assert demo_export.psnr(Off(), [1, 2]) == pytest.approx(40.0, abs=1e-3)
 
 
-def test_a_bare_prompt_keeps_its_words_and_loses_its_padding():
+def test_swapped_padding_leaves_the_words():
     tokens = torch.arange(12.0).reshape(3, 4, 1)  # two prompts and the null text
     ended = torch.tensor([[False, False, True, True], [False, True, True, True], [False, True, True, True]])
-    out = demo_model.forget_padding(tokens, ended, torch.tensor([True, False]))
-    assert out[..., 0].tolist() == [[0, 1, 10, 11], [4, 5, 6, 7]]
+
+    def swap(*which):
+        return demo_model.swap_padding(tokens, ended, torch.tensor(which))[..., 0].tolist()
+
+    assert swap(True, False) == [[0, 1, 6, 7], [4, 5, 6, 7]]
+    assert swap(False, True) == [[0, 1, 2, 3], [4, 9, 2, 3]]  # the null text's where the other still has words
