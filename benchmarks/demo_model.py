@@ -12,10 +12,12 @@ import time
 from pathlib import Path
 
 import torch
-from likeness.core import checkpoint, files
+from likeness.core import checkpoint, diffusion, files
+from likeness.core.attention import MuteWord
 from likeness.core.demo import MODEL, judges, sheet, world
 from likeness.core.demo.captions import PLACES, article
 from likeness.core.demo.judges import JUDGES
+from likeness.core.denoiser import Hooks, guided
 from likeness.training import judge_measures as measures
 from likeness.training.demo_export import HELD_OUT
 from likeness.training.judge_pictures import round_trip
@@ -106,6 +108,31 @@ def measure_prompts(options: argparse.Namespace) -> dict:
     return found
 
 
+def measure_muted(options: argparse.Namespace) -> dict:
+    """The same prompts and noise with one word's attention column zeroed: what the attribute judge still sees."""
+    model, judge, asked = checkpoint.load(options.model), judges.attributes(options.judges), prompts(options.muted)
+    noise = torch.randn(len(asked), 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for muted in (None, *ASKED):
+        images = torch.cat([_muted(model, want, prompt, muted, z[None]) for (want, prompt), z in zip(asked, noise)])
+        answers = judge(images)
+        right = {n: [a == want[n] for a, (want, _) in zip(answers[n].values, asked)] for n in ASKED}
+        found[f"{muted or 'nothing'} muted"] = {n: (sum(row) / len(row), len(row)) for n, row in right.items()}
+        show(f"{muted or 'nothing'} muted: prompts followed", found[f"{muted or 'nothing'} muted"])
+    return found
+
+
+def _muted(model, want: dict[str, str], prompt: str, muted: str | None, noise: torch.Tensor) -> torch.Tensor:
+    """One picture (1, 3, 128, 128), the word for one of its attributes muted."""
+    word = None if muted is None else PLACES[want[muted]].split()[-1] if muted == "background" else want[muted]
+    text, null = model.text(prompt, [word] if word else []), model.text("")
+    hooks = Hooks(attention=MuteWord(word), words=(word,)) if word else None
+    schedule = model.denoiser.schedule
+    with torch.no_grad():
+        predict = guided(model.denoiser, text, null, GUIDANCE, hooks)
+        return model.decode(diffusion.sample(schedule, predict, noise, schedule.timesteps(STEPS)))
+
+
 def contact_sheet(rows: list[tuple[str, torch.Tensor]], path: Path) -> None:
     """A sheet of no more than 250 KB, for the docs."""
     sheet.contact_sheet(rows, path)
@@ -120,9 +147,20 @@ def show(title: str, found: dict[str, tuple[float, int]], form: str = "{:.1%}") 
         print(f"  {name:<32} {form.format(value):>7}  of {count}")
 
 
-PARTS = {"vae": measure_vae, "judges": measure_judges, "identity": measure_identity, "prompts": measure_prompts}
-DRAWN_BY_MODEL = ("vae", "judges", "prompts")  # the parts whose numbers depend on it
-USED = {"judges": ("attributes",), "identity": ("dino", "clip"), "prompts": ("attributes",)}
+PARTS = {
+    "vae": measure_vae,
+    "judges": measure_judges,
+    "identity": measure_identity,
+    "prompts": measure_prompts,
+    "muted": measure_muted,
+}
+DRAWN_BY_MODEL = ("vae", "judges", "prompts", "muted")  # the parts whose numbers depend on it
+USED = {
+    "judges": ("attributes",),
+    "identity": ("dino", "clip"),
+    "prompts": ("attributes",),
+    "muted": ("attributes",),
+}
 
 
 def main() -> None:
@@ -134,6 +172,7 @@ def main() -> None:
     parser.add_argument("--judged", type=int, default=480, help="unseen pictures that the judges are measured on")
     parser.add_argument("--triples", type=int, default=500)
     parser.add_argument("--prompts", type=int, default=240)
+    parser.add_argument("--muted", type=int, default=48, help="prompts that are drawn with each of their words muted")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
