@@ -14,8 +14,8 @@ from likeness.core.denoiser import Hooks, guided
 
 VIEWS = ("front", "left", "back", "right", "front", "front")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-MUTED = (("a photo of a red cat on the beach", "red"), ("a photo of a blue dog wearing a hat", "hat"),
-         ("a painting of a green robot in the snow", "snow"))  # fmt: skip
+MUTED = (("a photo of a red cat on the beach", "red"), ("a painting of a green robot in the snow", "snow"),
+         ("a photo of a purple teapot in the desert", "purple"))  # fmt: skip
 
 
 def demo() -> None:

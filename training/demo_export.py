@@ -43,6 +43,7 @@ def save(config: Any, scheduler: dict, vae: nn.Module, unet: nn.Module, text: nn
         loss=loss,
         pictures=config.pictures,
         last=config.pictures - 1,
+        start="; all parts went on from an earlier model" if config.init else "",
         parameters={name: sum(p.numel() for p in m.parameters()) for name, m in parts.items()},
         hashes=", ".join(f"{name} `{files.fingerprint(m.state_dict())}`" for name, m in parts.items()),
     )
@@ -58,10 +59,10 @@ pictures of that world and nothing else; it knows about 60 words.
 | part | parameters | trained | result |
 |---|---|---|---|
 | autoencoder, TAESD architecture | {parameters[VAE]:,} | {vae} | {psnr:.1f} dB PSNR on 64 unseen pictures |
-| U-Net, ten cross-attention layers | {parameters[U-Net]:,} | {unet} | recent min-SNR-weighted loss {loss:.4f} |
+| U-Net, ten cross-attention layers | {parameters[U-Net]:,} | {unet} | recent SNR-weighted loss {loss:.4f} |
 | CLIP text encoder | {parameters[text]:,} | together with the U-Net | |
 
-Training set: {pictures} pictures of the world, its seeds 0 to {last}. Weights are running averages, stored in half
+Training set: {pictures} pictures of the world, its seeds 0 to {last}{start}. Weights are running averages, stored in half
 precision. Noise schedule and noise prediction are Stable Diffusion 1.5's.
 
 Hashes of the weights: {hashes}.
