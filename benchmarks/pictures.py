@@ -14,8 +14,8 @@ from likeness.core.denoiser import Hooks, guided
 
 VIEWS = ("front", "left", "back", "right", "front", "front")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-MUTED = (("a photo of a red cat on the beach", "red"), ("a painting of a green robot in the snow", "snow"),
-         ("a photo of a purple teapot in the desert", "purple"))  # fmt: skip
+MUTED = (("a painting of a green robot in the snow", "snow"), ("a photo of a yellow duck in a meadow", "meadow"),
+         ("a photo of a red cat on the beach", "red"))  # fmt: skip
 
 
 def demo() -> None:

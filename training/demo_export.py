@@ -21,7 +21,8 @@ def save(config: Any, scheduler: dict, vae: nn.Module, unet: nn.Module, text: nn
     quality = psnr(vae, range(HELD_OUT, HELD_OUT + 64))
     for name, model in (("vae", vae), ("unet", unet), ("text_encoder", text)):
         model.half().save_pretrained(config.out / name, safe_serialization=True)
-    _drop_unknown(config.out / "vae" / "config.json", "block_out_channels")
+    _drop(config.out / "vae" / "config.json", "block_out_channels", "_name_or_path")
+    _drop(config.out / "unet" / "config.json", "_name_or_path")
     DDIMScheduler(**scheduler).save_pretrained(config.out / "scheduler")
     index = dict(
         _class_name="StableDiffusionPipeline",
@@ -62,7 +63,7 @@ pictures of that world and nothing else; it knows about 60 words.
 | U-Net, ten cross-attention layers | {parameters[U-Net]:,} | {unet} | recent SNR-weighted loss {loss:.4f} |
 | CLIP text encoder | {parameters[text]:,} | together with the U-Net | |
 
-Training set: {pictures} pictures of the world, its seeds 0 to {last}{start}. Weights are running averages, stored in half
+Training set: {pictures} pictures of the world, seeds 0 to {last}{start}. Weights are running averages, stored in half
 precision. Noise schedule and noise prediction are Stable Diffusion 1.5's.
 
 Hashes of the weights: {hashes}.
@@ -81,8 +82,7 @@ def psnr(vae: nn.Module, seeds: Iterable[int]) -> float:
     return float(torch.stack(values).mean())
 
 
-def _drop_unknown(path: Path, key: str) -> None:
-    """Remove a key that diffusers writes but warns about when it reads it back."""
-    settings = json.loads(path.read_text())
-    settings.pop(key, None)
+def _drop(path: Path, *keys: str) -> None:
+    """Remove what diffusers writes but warns about when it reads it back, or where the model came from."""
+    settings = {k: v for k, v in json.loads(path.read_text()).items() if k not in keys}
     files.write_atomically(path, json.dumps(settings, indent=2).encode())
