@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import torch
-from likeness.core import checkpoint, diffusion, files
+from likeness.core import checkpoint, files
 from likeness.core.attention import MuteWord
 from likeness.core.demo import MODEL, judges, sheet, world
 from likeness.core.demo.captions import PLACES, article
 from likeness.core.demo.judges import JUDGES
-from likeness.core.denoiser import Hooks, guided
+from likeness.core.denoiser import Hooks
 from likeness.training import judge_measures as measures
 from likeness.training.demo_export import HELD_OUT
 from likeness.training.judge_pictures import round_trip
@@ -125,12 +125,8 @@ def measure_muted(options: argparse.Namespace) -> dict:
 def _muted(model, want: dict[str, str], prompt: str, muted: str | None, noise: torch.Tensor) -> torch.Tensor:
     """One picture (1, 3, 128, 128), the word for one of its attributes muted."""
     word = None if muted is None else PLACES[want[muted]].split()[-1] if muted == "background" else want[muted]
-    text, null = model.text(prompt, [word] if word else []), model.text("")
     hooks = Hooks(attention=MuteWord(word), words=(word,)) if word else None
-    schedule = model.denoiser.schedule
-    with torch.no_grad():
-        predict = guided(model.denoiser, text, null, GUIDANCE, hooks)
-        return model.decode(diffusion.sample(schedule, predict, noise, schedule.timesteps(STEPS)))
+    return sheet.text_to_image(model, prompt, noise, steps=STEPS, guidance=GUIDANCE, hooks=hooks)
 
 
 def contact_sheet(rows: list[tuple[str, torch.Tensor]], path: Path) -> None:

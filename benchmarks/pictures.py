@@ -7,10 +7,10 @@ import random
 from pathlib import Path
 
 import torch
-from likeness.core import checkpoint, diffusion
+from likeness.core import checkpoint
 from likeness.core.attention import MuteWord
 from likeness.core.demo import MODEL, sheet, world
-from likeness.core.denoiser import Hooks, guided
+from likeness.core.denoiser import Hooks
 
 VIEWS = ("front", "left", "back", "right", "front", "front")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -39,14 +39,9 @@ def muted() -> None:
     """The same noise with all words, and with one word's attention column zeroed."""
     model, rows = checkpoint.load(MODEL), []
     noise = torch.randn(6, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    timesteps = model.denoiser.schedule.timesteps(30)
     for prompt, word in MUTED:
-        text, null = model.text(prompt, [word]), model.text("")
         for label, hooks in ((prompt, None), (f"'{word}' muted", Hooks(attention=MuteWord(word), words=(word,)))):
-            with torch.no_grad():
-                predict = guided(model.denoiser, text, null, 5.0, hooks)
-                latents = diffusion.sample(model.denoiser.schedule, predict, noise, timesteps)
-            rows.append((label, model.decode(latents)))
+            rows.append((label, sheet.text_to_image(model, prompt, noise, steps=30, guidance=5.0, hooks=hooks)))
     sheet.contact_sheet(rows, DOCS / "muted-word.jpg")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import checkpoint, diffusion, files
-from ..denoiser import guided
+from ..denoiser import Hooks, guided
 from . import MODEL
 
 PROMPTS = (
@@ -58,10 +58,19 @@ class Row:
     seconds: float
 
 
-def text_to_image(model: checkpoint.Checkpoint, prompt: str, noise: Tensor, *, steps: int, guidance: float) -> Tensor:
-    """Pictures (N, 3, H, W) in 0..1 by DDIM from latent noise (N, C, H/8, W/8)."""
+def text_to_image(
+    model: checkpoint.Checkpoint,
+    prompt: str,
+    noise: Tensor,
+    *,
+    steps: int,
+    guidance: float,
+    hooks: Hooks | None = None,
+) -> Tensor:
+    """Pictures (N, 3, H, W) in 0..1 by DDIM from latent noise (N, C, H/8, W/8), with a one-stream method's hooks."""
     size = (noise.shape[-2] * 8, noise.shape[-1] * 8)
-    predict = guided(model.denoiser, model.text(prompt, size=size), model.text("", size=size), guidance)
+    text, null = model.text(prompt, hooks.words if hooks else (), size), model.text("", size=size)
+    predict = guided(model.denoiser, text, null, guidance, hooks)
     with torch.no_grad():
         schedule = model.denoiser.schedule
         return model.decode(diffusion.sample(schedule, predict, noise, schedule.timesteps(steps)))
