@@ -21,6 +21,7 @@ from ..core.demo import world
 from ..core.diffusion import Schedule
 from . import demo_export as export
 from . import loop
+from .processes import accelerated
 from .tokenizer import LENGTH, make_tokenizer
 
 VAE = dict(latent_channels=4, scaling_factor=1.0)
@@ -99,23 +100,20 @@ def train(config: Config, watch: Watch | None = None) -> Path:
         ValueError: keep_encoder without init.
         LearnedFileError: the work folder holds a checkpoint of a training with other settings.
     """
-    from accelerate import Accelerator
-
     if config.keep_encoder and config.init is None:
         raise ValueError("keep_encoder: there is no encoder to keep; name the model to go on from with --init")
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.unet.seed)
-    accelerator = Accelerator()
-    config.work.mkdir(parents=True, exist_ok=True)
-    pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
-    vae = train_vae(config, pictures, accelerator, watch)
-    tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
-    known = files.fingerprint({**vae.encoder.state_dict(), "pictures": pictures.images[-1]})
-    latents = encode(vae, pictures, config.work / f"latents-{known}.safetensors")
-    unet, text, loss = train_unet(config, pictures, latents, tokenizer, accelerator, watch)
-    if accelerator.is_main_process:
-        export.save(config, SCHEDULER, vae.cpu(), unet.cpu(), text.cpu(), loss)
-    accelerator.end_training()
+    with accelerated() as accelerator:
+        config.work.mkdir(parents=True, exist_ok=True)
+        pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
+        vae = train_vae(config, pictures, accelerator, watch)
+        tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
+        known = files.fingerprint({**vae.encoder.state_dict(), "pictures": pictures.images[-1]})
+        latents = encode(vae, pictures, config.work / f"latents-{known}.safetensors")
+        unet, text, loss = train_unet(config, pictures, latents, tokenizer, accelerator, watch)
+        if accelerator.is_main_process:
+            export.save(config, SCHEDULER, vae.cpu(), unet.cpu(), text.cpu(), loss)
     return config.out
 
 

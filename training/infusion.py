@@ -24,6 +24,7 @@ from ..core.infusion.control import add_values, residual_of
 from . import loop
 from .data import photos
 from .data.photos import Group
+from .processes import accelerated
 
 
 @dataclass(frozen=True)
@@ -226,28 +227,25 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     Raises:
         FileNotFoundError, ValueError: pictures, masks, prompt or model that can't be used.
     """
-    from accelerate import Accelerator
-
     from ..core import checkpoint
     from ..core.demo import MODEL
 
-    accelerator = Accelerator()
-    named = photos.read_folder(config.images)
-    masks = photos.read_masks(config.masks, [name for name, _ in named]) if config.masks else None
-    groups = photos.prepare([p for _, p in named], config.size, config.fit, masks)
-    model = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
-    words, learn = (config.word, *config.learn.further), config.learn
-    prompt = model.text(config.prompt, words, (config.size, config.size))
-    file = config.checkpoint or config.out.with_suffix(".checkpoint")
-    latents = photos.encode(groups, model.encode)
-    if learn.save_memory:
-        model.denoiser.save_memory()
-    training = Training(model.denoiser, prompt, latents, config.word, learn, file, accelerator)
-    try:
-        training.run(watch and (lambda progress: watch("infusion", progress)))
-    finally:
-        if accelerator.is_main_process and training.trainer.step:
-            concepts.save(config.out, training.concept())
-    file.unlink(missing_ok=True)
-    accelerator.end_training()
+    with accelerated() as accelerator:
+        named = photos.read_folder(config.images)
+        masks = photos.read_masks(config.masks, [name for name, _ in named]) if config.masks else None
+        groups = photos.prepare([p for _, p in named], config.size, config.fit, masks)
+        model = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
+        words, learn = (config.word, *config.learn.further), config.learn
+        prompt = model.text(config.prompt, words, (config.size, config.size))
+        file = config.checkpoint or config.out.with_suffix(".checkpoint")
+        latents = photos.encode(groups, model.encode)
+        if learn.save_memory:
+            model.denoiser.save_memory()
+        training = Training(model.denoiser, prompt, latents, config.word, learn, file, accelerator)
+        try:
+            training.run(watch and (lambda progress: watch("infusion", progress)))
+        finally:
+            if accelerator.is_main_process and training.trainer.step:
+                concepts.save(config.out, training.concept())
+        file.unlink(missing_ok=True)
     return config.out

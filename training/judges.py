@@ -26,6 +26,7 @@ from . import loop
 from .demo_model import Watch
 from .judge_captions import altered, facts, fits
 from .judge_pictures import SCENES, JudgePictures, jitter
+from .processes import accelerated
 from .tokenizer import LENGTH, make_tokenizer
 
 SIZE, PATCH = 128, 16
@@ -129,21 +130,18 @@ def train(config: Config, watch: Watch | None = None) -> Path:
         LearnedFileError: the work folder holds a checkpoint of a training with other settings.
         ValueError: dino without a running average, which is its teacher.
     """
-    from accelerate import Accelerator
-
     if not config.dino.ema:
         raise ValueError("dino.ema is 0, but dino learns from its running average; choose one like 0.995")
     torch.set_num_threads(config.threads)
-    accelerator = Accelerator()
-    config.work.mkdir(parents=True, exist_ok=True)
-    pictures = JudgePictures.render(config.subjects, config.twins, config.vae, config.work, config.threads)
-    stage = _Stage(config, pictures, accelerator, watch)
-    for name in PARTS if config.which == "all" else (config.which,):
-        torch.manual_seed(getattr(config, name).seed)  # the weights it starts from
-        TRAINERS[name](stage)
-    if accelerator.is_main_process:
-        export.write_card(config.out)
-    accelerator.end_training()
+    with accelerated() as accelerator:
+        config.work.mkdir(parents=True, exist_ok=True)
+        pictures = JudgePictures.render(config.subjects, config.twins, config.vae, config.work, config.threads)
+        stage = _Stage(config, pictures, accelerator, watch)
+        for name in PARTS if config.which == "all" else (config.which,):
+            torch.manual_seed(getattr(config, name).seed)  # the weights it starts from
+            TRAINERS[name](stage)
+        if accelerator.is_main_process:
+            export.write_card(config.out)
     return config.out
 
 

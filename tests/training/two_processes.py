@@ -1,14 +1,14 @@
 """A small training for `torchrun` or `accelerate launch`: `two_processes.py OUT ACCUMULATION`."""
 
 import sys
+from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from likeness.core.files import Header, save
 from likeness.training.loop import Settings, Trainer
+from likeness.training.processes import accelerated
 
 out, accumulation = sys.argv[1], int(sys.argv[2])
-accelerator = Accelerator(cpu=True)
 torch.manual_seed(0)
 weight = torch.nn.Parameter(torch.randn(3))
 
@@ -18,9 +18,13 @@ def loss(step, generator):
     return ((x * weight).sum(1) - x.sum(1)).square().mean()
 
 
-settings = Settings(steps=20, lr=0.05, ema=0.9, accumulation=accumulation)
-average = Trainer({"w": weight}, loss, settings, accelerator=accelerator).run()["w"]
-if accelerator.is_main_process:
-    save(out, {"average": average, "weight": weight, "processes": torch.tensor(accelerator.num_processes)}, Header("x"))
-# a process that leaves while the other still listens takes it down
-accelerator.end_training()
+with accelerated(cpu=True) as accelerator:
+    settings = Settings(steps=20, lr=0.05, ema=0.9, accumulation=accumulation)
+    average = Trainer({"w": weight}, loss, settings, accelerator=accelerator).run()["w"]
+    processes, first = accelerator.num_processes, accelerator.is_main_process
+
+# a thread that still listens when Python ends takes its process down
+listening = [t.name for t in Path("/proc/self/task").glob("*") if "gloo" in (t / "comm").read_text()]
+assert not listening, listening
+if first:
+    save(out, {"average": average, "weight": weight, "processes": torch.tensor(processes)}, Header("x"))

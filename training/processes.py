@@ -1,0 +1,25 @@
+"""The processes of a training: Accelerate's, and how they part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def accelerated(cpu: bool = False) -> Iterator[Any]:
+    """An `accelerate.Accelerator` for the length of a training; its process group ends with it.
+
+    After an error the group is left to the launcher: the other processes may still be inside a collective call.
+    """
+    import torch.distributed
+    from accelerate import Accelerator
+
+    if torch.distributed.is_available():
+        # imported later, its functions' default arguments would keep the group, and its threads, past Python's end
+        import torch.distributed.nn.functional
+
+    accelerator = Accelerator(cpu=cpu)
+    yield accelerator
+    accelerator.end_training()
