@@ -12,11 +12,11 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/ready
-	$(BIN)/likeness demo --out demo.png
+	$(BIN)/likeness demo --out demo.png --concept demo.safetensors
 
 test: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	cd tests && ../$(BIN)/pytest
 
 clean:
-	rm -rf .venv build *.egg-info demo.png
+	rm -rf .venv build *.egg-info demo.png demo.safetensors

@@ -7,12 +7,23 @@ import sys
 
 
 def demo(argv: list[str]) -> None:
-    """Text to image on the embedded model: a contact sheet and a table."""
+    """Learn a subject of the embedded world and draw it elsewhere: a concept, a contact sheet, a table."""
+    import tyro
+
+    from .training import demo
+
+    config = tyro.cli(demo.Config, args=argv, prog="likeness demo")
+    print(demo.table(demo.run(config, _watch())))
+    print(f"wrote {config.out}")
+
+
+def draw(argv: list[str]) -> None:
+    """Text to image: a contact sheet and a table; on the embedded model by default."""
     import tyro
 
     from .core.demo import sheet
 
-    config = tyro.cli(sheet.Config, args=argv, prog="likeness demo")
+    config = tyro.cli(sheet.Config, args=argv, prog="likeness draw")
     print(sheet.table(sheet.draw(config)))
     print(f"wrote {config.out}")
 
@@ -25,6 +36,16 @@ def train_demo_model(argv: list[str]) -> None:
 
     config = tyro.cli(demo_model.Config, args=argv, prog="likeness train demo-model")
     print(f"wrote {demo_model.train(config, _watch())}")
+
+
+def train_demo_lora(argv: list[str]) -> None:
+    """Train the embedded style LoRA, which prints pictures in two inks."""
+    import tyro
+
+    from .training import demo_lora
+
+    config = tyro.cli(demo_lora.Config, args=argv, prog="likeness train demo-lora")
+    print(f"wrote {demo_lora.train(config, _watch())}")
 
 
 def train_judges(argv: list[str]) -> None:
@@ -78,8 +99,10 @@ def _watch():
 PACKAGES = {"PIL": "pillow", "segment_anything": "segment-anything"}
 COMMANDS = {
     ("demo",): demo,
+    ("draw",): draw,
     ("train", "infusion"): train_infusion,
     ("train", "demo-model"): train_demo_model,
+    ("train", "demo-lora"): train_demo_lora,
     ("train", "judges"): train_judges,
 }
 
@@ -116,3 +139,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"likeness: no command {' '.join(argv[:2])!r}\n", file=sys.stderr)
     print(usage(), file=sys.stderr)
     raise SystemExit(2)
+
+
+if __name__ == "__main__":  # accelerate launch -m likeness.cli
+    main()

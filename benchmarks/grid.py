@@ -7,33 +7,31 @@ a method added, without drawing what has been drawn. `run` measures, `table` pri
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from likeness.core import files
-from likeness.core.demo import judges, sheet, world
-from likeness.core.metrics.similarity import Interval, average, masked, matched, paired_bootstrap
+from likeness.core.demo import sheet, world
+from likeness.core.demo.judges import METRICS, Asked, Panel
+from likeness.core.metrics.similarity import Interval, paired_bootstrap
 from torch import Tensor
 
 KIND = "benchmark-cell"
 CACHE = Path("runs/grid")
 RESULTS = Path(__file__).resolve().parent / "results"
 REFERENCES = 5
-# what is asked, and what of it the attribute judge can check
-PROMPTS: tuple[tuple[str, str, str], ...] = (
-    ("a photo of a {} on the beach", "beach", "photo"),
-    ("a photo of a {} in the snow", "snow", "photo"),
-    ("a painting of a {} in the city", "city", "painting"),
-    ("a drawing of a {} in the forest", "forest", "drawing"),
-    ("a photo of a {} at night", "night", "photo"),
-    ("a photo of a {} in the kitchen", "kitchen", "photo"),
-    ("a painting of a {} in a meadow", "meadow", "painting"),
-    ("a drawing of a {} in the desert", "desert", "drawing"),
+PROMPTS = (
+    Asked("a photo of a {} on the beach", "beach", "photo"),
+    Asked("a photo of a {} in the snow", "snow", "photo"),
+    Asked("a painting of a {} in the city", "city", "painting"),
+    Asked("a drawing of a {} in the forest", "forest", "drawing"),
+    Asked("a photo of a {} at night", "night", "photo"),
+    Asked("a photo of a {} in the kitchen", "kitchen", "photo"),
+    Asked("a painting of a {} in a meadow", "meadow", "painting"),
+    Asked("a drawing of a {} in the desert", "desert", "drawing"),
 )
-HIGHER = ("dino", "clip_i", "clip_t", "background", "style")
 
 
 @dataclass(frozen=True)
@@ -77,20 +75,9 @@ def cases(count: int, kinds: Sequence[str] = world.KINDS) -> list[Case]:
     for i in range(count):
         kind, number = kinds[i % len(kinds)], i // len(kinds)
         subject = world.held_out_subjects(number + 1, kind)[number]
-        rng = random.Random(f"grid {i}")
-        places = rng.sample(world.BACKGROUNDS, REFERENCES)
-        scenes = [
-            world.random_scene(rng, style="photo", view="front", accessory=None, background=place) for place in places
-        ]
-        drawn = [world.draw(subject, scene) for scene in scenes]
-        found.append(
-            Case(
-                f"{kind} {number}",
-                subject.word,
-                torch.stack([p.image for p in drawn]),
-                torch.stack([p.mask for p in drawn]),
-            )
-        )
+        drawn = world.photos(subject, REFERENCES, style="photo", view="front", accessory=None)
+        images, masks = torch.stack([p.image for p in drawn]), torch.stack([p.mask for p in drawn])
+        found.append(Case(f"{kind} {number}", subject.word, images, masks))
     return found
 
 
@@ -101,9 +88,14 @@ def noise(seeds: int) -> Tensor:
     )
 
 
+def asked_of(case: Case) -> list[Asked]:
+    """The prompts with the case's word."""
+    return [replace(asked, prompt=asked.prompt.format(case.word)) for asked in PROMPTS]
+
+
 def draw(method: Method, case: Case, seeds: int, cache: Path = CACHE) -> Tensor:
     """A cell's pictures, (prompts, seeds, 3, 128, 128) in 0..1, from the cache where it has them."""
-    asked = [prompt.format(case.word) for prompt, _, _ in PROMPTS]
+    asked = [a.prompt for a in asked_of(case)]
     known = files.fingerprint({f"{method.name} {method.settings} {asked} {seeds}": case.images})
     path = cache / f"{known}.safetensors"
     if not path.exists():
@@ -116,38 +108,12 @@ def draw(method: Method, case: Case, seeds: int, cache: Path = CACHE) -> Tensor:
 # --- judging ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Judges:
-    """All of the embedded judges, loaded once."""
-
-    def __post_init__(self):
-        self.dino, self.clip, self.attributes = judges.dino(), judges.clip(), judges.attributes()
-        self.segments = judges.segments()
-
-    def score(self, case: Case, images: Tensor) -> dict[str, Tensor]:
-        """Each metric of a cell, (prompts, seeds)."""
-        prompts, seeds = images.shape[:2]
-        flat = images.flatten(0, 1)
-        subject, found = self._alone(flat)
-        references = masked(case.images, case.masks)
-        asked = [prompt.format(case.word) for prompt, _, _ in PROMPTS for _ in range(seeds)]
-        answers = self.attributes(flat)
-        scores = {
-            "dino": average(self.dino.images(subject), self.dino.images(references)) * found,
-            "clip_i": average(self.clip.images(subject), self.clip.images(references)) * found,
-            "clip_t": matched(self.clip.images(flat), self.clip.texts(asked)),
-        }
-        for i, name in ((1, "background"), (2, "style")):
-            wanted = [row[i] for row in PROMPTS for _ in range(seeds)]
-            scores[name] = torch.tensor([float(a == b) for a, b in zip(answers[name].values, wanted)])
-        return {name: values.reshape(prompts, seeds) for name, values in scores.items()}
-
-    def _alone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The subjects on white, and 1 where one was found; a picture without subject has no likeness."""
-        masks = self.segments(images)
-        found = (masks.flatten(1).mean(1) > 0.01).float()
-        masks = torch.where(found[:, None, None, None] > 0, masks, torch.ones_like(masks))
-        return masked(images, masks), found
+def score(panel: Panel, case: Case, images: Tensor) -> dict[str, Tensor]:
+    """Each metric of a cell, (prompts, seeds)."""
+    seeds = images.shape[1]
+    asked = [a for a in asked_of(case) for _ in range(seeds)]
+    scores = panel.score(images.flatten(0, 1), asked, case.images, case.masks)
+    return {name: values.reshape(-1, seeds) for name, values in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -175,17 +141,17 @@ def run(
     watch: Callable[[str], None] = print,
 ) -> Result:
     """Draw and judge everything; the first method is the baseline."""
-    panel, scores = Judges(), {}
+    panel, scores = Panel(), {}
     for method in methods:
         for case in subjects:
-            scores[method.name, case.name] = panel.score(case, draw(method, case, seeds, cache))
+            scores[method.name, case.name] = score(panel, case, draw(method, case, seeds, cache))
             watch(f"{method.name}: {case.name}")
     base = methods[0].name
     means = {
-        m.name: {k: float(torch.stack([scores[m.name, c.name][k].mean() for c in subjects]).mean()) for k in HIGHER}
+        m.name: {k: float(torch.stack([scores[m.name, c.name][k].mean() for c in subjects]).mean()) for k in METRICS}
         for m in methods
     }
-    against = {m.name: {k: _difference(scores, m.name, base, subjects, k) for k in HIGHER} for m in methods[1:]}
+    against = {m.name: {k: _difference(scores, m.name, base, subjects, k) for k in METRICS} for m in methods[1:]}
     return Result(means, against, base, len(subjects), len(PROMPTS), seeds)
 
 
@@ -206,11 +172,11 @@ def table(result: Result) -> str:
     lines = [
         f"{result.subjects} subjects x {result.prompts} prompts x {result.seeds} seeds; "
         f"difference to {result.baseline} with 95% intervals over subjects",
-        " " * width + "".join(f"{name:>30}" for name in HIGHER),
+        " " * width + "".join(f"{name:>30}" for name in METRICS),
     ]
     for method, values in result.means.items():
         cells = []
-        for name in HIGHER:
+        for name in METRICS:
             interval = result.against.get(method, {}).get(name)
             tail = f" {interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]" if interval else ""
             cells.append(f"{values[name]:.3f}{tail}")

@@ -170,7 +170,97 @@ def learning(case: Case, pairs: int) -> dict:
     return result
 
 
-def main(pairs: int = 7) -> None:
+# --- real sizes, counted without weights -----------------------------------------------------------------------------
+
+SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL = {
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": [1, 2, 10],
+    "attention_head_dim": [5, 10, 20],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+class _Fused(torch.autograd.Function):
+    """What a fused attention kernel keeps: its inputs, its output and one number a query."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, *_):
+        out, sums = q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=torch.float32)
+        ctx.save_for_backward(q, k, v, out, sums)
+        return out
+
+
+def sizes(config: dict, size: int, batch: int, save_memory: bool) -> dict:
+    """Half-precision GiB that a training step keeps, and TFLOPs of a step without those inside attention.
+
+    The U-Net has shapes but no weights, so this takes seconds on any machine.
+    """
+    from unittest.mock import patch
+
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**config).half().eval().requires_grad_(False)
+        tokens = torch.empty(1, 77, config["cross_attention_dim"], dtype=torch.half)
+        added = {"text_embeds": torch.empty(1, 1280, dtype=torch.half), "time_ids": torch.empty(1, 6)}
+        z, t = torch.empty(batch, 4, size, size, dtype=torch.half), torch.empty(batch, dtype=torch.long)
+    where = torch.zeros(77, dtype=torch.bool)
+    where[5] = True
+    text = Text(tokens, words={"cat": where}, extra={"added_cond_kwargs": added})
+    denoiser = DiffusersDenoiser(unet, Schedule.scaled_linear())
+    if save_memory:
+        denoiser.save_memory()
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    # nothing here has values to name it by
+    with patch.object(training, "_hash", return_value=""):
+        groups = [Group(torch.zeros(1, 4, size, size))]
+        run = training.Training(denoiser, text, groups, "cat", training.Learn(batch=batch), device=z.device)
+    with (
+        patch("torch.nn.functional.scaled_dot_product_attention", lambda q, k, v, **_: _Fused.apply(q, k, v)),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        forward = flops(lambda: run.customised(z, t))
+    weights = {p.untyped_storage()._cdata: p.untyped_storage() for p in unet.parameters()}
+    own = [storage.nbytes() for key, storage in kept.items() if key not in weights]
+    backward = forward / 2 * (2 if save_memory else 1)  # as much as the customised pass, which may be run again
+    return {
+        "weights": sum(w.nbytes() for w in weights.values()) / 2**30,
+        "kept": sum(own) / 2**30,
+        "TFLOPs a step": (forward + backward) / 1e12,
+        "numbers learned": sum(p.numel() for p in run.parameters.values()),
+    }
+
+
+def print_sizes() -> None:
+    for name, config, size in (("SD1.5 at 512", SD15, 64), ("SDXL at 1024", SDXL, 128)):
+        for batch in (1, 4):
+            for save_memory in (False, True):
+                counted = ", ".join(f"{k} {v:.2f}" for k, v in sizes(config, size, batch, save_memory).items())
+                print(f"{name}, batch {batch}{', saving memory' if save_memory else ''}: {counted}")
+
+
+def main(pairs: int = 7, sizes: bool = False) -> None:
+    """Measure costs against plain drawing and textual inversion.
+
+    Args:
+        pairs: of alternating runs.
+        sizes: only count what training on SD1.5 and SDXL keeps in memory.
+    """
+    if sizes:
+        return print_sizes()
     results = {}
     for case in (demo(), stable_diffusion()):
         results[case.name] = drawing(case, pairs) | learning(case, pairs)

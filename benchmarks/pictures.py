@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from likeness.core import checkpoint
 from likeness.core.attention import MuteWord
 from likeness.core.demo import MODEL, sheet, world
 from likeness.core.denoiser import Hooks
+from likeness.training import demo as training_demo
 
 VIEWS = ("front", "left", "back", "right", "front", "front")
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -20,7 +22,9 @@ MUTED = (("a painting of a green robot in the snow", "snow"), ("a photo of a yel
 
 def demo() -> None:
     """What `make demo` draws."""
-    print(sheet.table(sheet.draw(sheet.Config(out=DOCS / "demo.jpg"))))
+    with TemporaryDirectory() as folder:
+        config = training_demo.Config(out=DOCS / "demo.jpg", concept=Path(folder) / "cat.safetensors")
+        print(training_demo.table(training_demo.run(config)))
 
 
 def subjects() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 from comfy_api.latest import io
 
@@ -126,8 +124,7 @@ class DemoSubject(io.ComfyNode):
         subject = world.held_out_subjects(identity + 1, kind)[identity]
         fixed = {"background": background, "style": style, "view": view, "accessory": None}
         fixed = {k: v for k, v in fixed.items() if v != ANY}
-        rng = random.Random(seed)
-        pictures = [world.draw(subject, world.random_scene(rng, **fixed), size=size) for _ in range(count)]
+        pictures = world.photos(subject, count, seed, size, **fixed)
         images = torch.stack([p.image for p in pictures]).movedim(1, -1)
         masks = torch.cat([p.mask for p in pictures])
         faces = torch.cat([p.face_mask() for p in pictures])

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from comfy.patcher_extension import WrappersMP
+
 from ..core.infusion.concept import Concept
 from ..core.infusion.control import Infusion, Use
 from . import denoiser
@@ -30,13 +32,31 @@ def apply(model: Any, *uses: Use, fast: bool = False) -> Any:
     for use in uses:
         use.concept.check(known)
     every = (*uses_of(model), *uses)
+    patched = denoiser.attach(model, _control(model, every).hooks, key=KEY, share_unconditional=fast)
+    patched.set_attachments(KEY, every)
+    return patched
+
+
+def detach(model: Any) -> tuple[Any, Infusion | None]:
+    """A clone of MODEL without its concepts, and their control for a method's own loop (`denoiser.run`).
+
+    Whatever else the MODEL carries stays, LoRAs from before and after Apply Infusion alike. Without concepts the
+    control is None.
+    """
+    uses, plain = uses_of(model), model.clone()
+    if not uses:
+        return plain, None
+    plain.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    for key in (KEY, denoiser.STREAMS):
+        plain.remove_attachments(key)
+    return plain, _control(plain, uses)
+
+
+def _control(model: Any, uses: Sequence[Use]) -> Infusion:
     sampling = model.get_model_object("model_sampling")
     denoiser.schedule_of(sampling)  # refuses what has no such schedule
     # distilled samplings keep few noise levels, but the timesteps of all
-    infusion = Infusion(every, steps=int(sampling.timestep(sampling.sigma_max)) + 1)
-    patched = denoiser.attach(model, infusion.hooks, key=KEY, share_unconditional=fast)
-    patched.set_attachments(KEY, every)
-    return patched
+    return Infusion(uses, steps=int(sampling.timestep(sampling.sigma_max)) + 1)
 
 
 def encode(clip: Any, prompt: str, concept: Concept, conditioning: list | None = None, *, strict: bool = False) -> list:

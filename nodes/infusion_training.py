@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -75,6 +74,7 @@ def train(
     def work(native: denoiser.ComfyDenoiser, z: Tensor, prompts: dict[str, denoiser.Prompt]) -> None:
         if not training:
             training.append(_begin(native, prompts["positive"], groups, word, learn, z.device, _fingerprint(model)))
+            progress.announce(training[0].trainer)
         training[0].denoiser, training[0].prompt = native, prompts["positive"]
         step = training[0].trainer.step
         until = (step // preview_every + 1) * preview_every if preview_every else None
@@ -145,33 +145,27 @@ def _latents(model: Any, vae: Any, image: Tensor) -> Tensor:
 
 
 class _Progress:
-    """The node's progress bar, the time that is left, and pictures drawn with the concept so far."""
+    """The node's progress bar, what is ahead, and pictures drawn with the concept so far."""
 
     def __init__(self, model: Any, clip: Any, vae: Any, positive: list, latent: Tensor, node_id: str, steps: int):
         self.model, self.vae, self.node_id = model, vae, node_id
         self.positive, self.negative = positive, clip.encode_from_tokens_scheduled(clip.tokenize(""))
         self.latent, self.steps = torch.zeros_like(latent), steps
         self.bar = comfy.utils.ProgressBar(steps)
-        self.started = self.first = None
+
+    def announce(self, trainer: loop.Trainer) -> None:
+        """Say what is ahead before it starts."""
+        seconds, memory = trainer.probe()
+        seconds *= self.steps - trainer.step
+        left = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+        text = f"{self.steps - trainer.step} steps take about {left} and {memory / 2**30:.1f} GiB of memory"
+        logging.info("Likeness: %s", text)
+        PromptServer.instance.send_progress_text(text, self.node_id)
 
     def watch(self, progress: loop.Progress) -> None:
         """Called after every step."""
-        now = time.monotonic()
-        if self.started is None:
-            self.started, self.first = now, progress.step
-        elif progress.step == self.first + 2:
-            self._announce((now - self.started) / 2 * (self.steps - progress.step))
         self.bar.update_absolute(progress.step, self.steps)
         comfy.model_management.throw_exception_if_processing_interrupted()
-
-    def _announce(self, seconds: float) -> None:
-        left = f"{seconds / 60:.0f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
-        text = f"about {left} to go"
-        device = comfy.model_management.get_torch_device()
-        if device.type == "cuda":
-            text += f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB of GPU memory"
-        logging.info("Likeness: training takes %s", text)
-        PromptServer.instance.send_progress_text(text, self.node_id)
 
     def preview(self, concept: Concept) -> None:
         """Draw one picture of the training prompt by ordinary sampling and show it on the node."""

@@ -1,6 +1,7 @@
 """The command line: it says what it can do, does it, and fails in one sentence."""
 
 from likeness.cli import COMMANDS, main
+from likeness.core.infusion.concept import load
 
 
 def run(capsys, *argv):
@@ -24,20 +25,33 @@ def test_every_command_is_listed_and_has_help(capsys):
 
 
 def test_mistakes_end_in_one_sentence(capsys, tmp_path):
-    code, _, err = run(capsys, "draw")
-    assert code == 2 and "no command 'draw'" in err and "usage:" in err
-    code, _, _ = run(capsys, "demo", "--model", str(tmp_path / "missing"), "--out", str(tmp_path / "x.png"))
+    code, _, err = run(capsys, "paint")
+    assert code == 2 and "no command 'paint'" in err and "usage:" in err
+    code, _, _ = run(capsys, "draw", "--model", str(tmp_path / "missing"), "--out", str(tmp_path / "x.png"))
     assert "no checkpoint at" in code
-    code, _, _ = run(capsys, "demo", "--steps", "0", "--out", str(tmp_path / "x.png"))
+    code, _, _ = run(capsys, "draw", "--steps", "0", "--out", str(tmp_path / "x.png"))
     assert "steps is 0; it must lie between 1 and 1000" in code
     assert not list(tmp_path.iterdir())
 
 
-def test_the_demo_draws_a_sheet_and_a_table(capsys, tmp_path):
+def test_draw_makes_a_sheet_and_a_table(capsys, tmp_path):
     out = tmp_path / "sheet.png"
     code, text, _ = run(
-        capsys, "demo", "--out", str(out), "--prompts", "a cat", "a dog", "--columns", "2", "--steps", "2"
+        capsys, "draw", "--out", str(out), "--prompts", "a cat", "a dog", "--columns", "2", "--steps", "2"
     )
     assert code == 0 and out.stat().st_size > 10_000
     assert [line.split()[0:2] for line in text.splitlines()[1:3]] == [["a", "cat"], ["a", "dog"]]
     assert f"wrote {out}" in text
+
+
+def test_the_demo_learns_a_concept_and_measures_it(capsys, tmp_path):
+    out, concept = tmp_path / "demo.png", tmp_path / "cat.safetensors"
+    quick = ("--learn.loop.steps", "3", "--learn.batch", "2", "--steps", "2", "--columns", "1")
+    code, text, _ = run(capsys, "demo", "--out", str(out), "--concept", str(concept), *quick)
+    assert code == 0 and out.stat().st_size > 10_000
+    assert load(concept).word == "cat" and load(concept).settings["steps"] == 3
+    head, foundation, infusion, size = text.splitlines()[:4]
+    assert head.split() == ["dino", "clip_i", "clip_t", "background", "style"]
+    assert foundation.split()[0] == "foundation" and infusion.split()[0] == "Infusion"
+    assert foundation.split()[1:] != infusion.split()[1:]
+    assert f"{concept.stat().st_size / 1024:.1f} KiB on disk" in size

@@ -159,6 +159,24 @@ class Trainer:
                 self.save()
         return self.weights()
 
+    def probe(self) -> tuple[float, int]:
+        """Seconds of a step, and bytes that a loss keeps for its way back (activations and the weights they meet).
+
+        By trying both; nothing is learned from it.
+        """
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._precision():
+            self.loss(self.step, torch.Generator().manual_seed(0))
+        started = time.perf_counter()
+        self._gradients()
+        return time.perf_counter() - started, sum(kept.values())
+
     def weights(self) -> dict[str, Tensor]:
         """What to use and to ship: the average if there is one."""
         return self.average or {k: p.detach() for k, p in self.parameters.items()}
@@ -195,7 +213,7 @@ class Trainer:
             generator = torch.Generator().manual_seed(
                 (self.settings.seed * 1_000_003 + self.step) * 4099 + rank * count + i
             )
-            with self.accelerator.autocast() if self.accelerator else nullcontext():
+            with self._precision():
                 loss = self.loss(self.step, generator) / count
             (self.accelerator.backward if self.accelerator else torch.Tensor.backward)(loss * self.scale)
             total += float(loss.detach())
@@ -204,6 +222,9 @@ class Trainer:
                 if p.grad is not None:
                     p.grad /= self.scale
         return self._share(total)
+
+    def _precision(self) -> Any:
+        return self.accelerator.autocast() if self.accelerator else nullcontext()
 
     def _finite(self) -> bool:
         if self.accelerator is not None and self.accelerator.mixed_precision == "fp16":

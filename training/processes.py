@@ -20,6 +20,8 @@ def accelerated(cpu: bool = False) -> Iterator[Any]:
         # imported later, its functions' default arguments would keep the group, and its threads, past Python's end
         import torch.distributed.nn.functional
 
-    accelerator = Accelerator(cpu=cpu)
+    # without a GPU and not told so, Accelerate leaves the processes of a launcher strangers to each other
+    no_gpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available())
+    accelerator = Accelerator(cpu=cpu or no_gpu)
     yield accelerator
     accelerator.end_training()

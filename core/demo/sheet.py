@@ -1,4 +1,4 @@
-"""The headless main job on the embedded model: prompts in, a contact sheet out."""
+"""Prompts in, a contact sheet out: `likeness draw`, and sheets of any pictures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Config:
         size: picture width and height in pixels; a multiple of 8.
     """
 
-    out: Path = Path("demo.png")
+    out: Path = Path("sheet.png")
     prompts: tuple[str, ...] = PROMPTS
     columns: int = 6
     steps: int = 30
@@ -99,8 +99,10 @@ def draw(config: Config) -> list[Row]:
     return rows
 
 
-def contact_sheet(rows: Sequence[tuple[str, Tensor]], path: Path, gap: int = 6, label: int = 18) -> Path:
-    """Write rows of labelled pictures (N, 3, H, W) in 0..1 as one PNG or JPEG.
+def contact_sheet(
+    rows: Sequence[tuple[str, Tensor]], path: Path, heads: Sequence[str] = (), gap: int = 6, label: int = 18
+) -> Path:
+    """Write rows of labelled pictures (N, 3, H, W) in 0..1 as one PNG or JPEG, with headings over the columns.
 
     Raises:
         ValueError: no pictures, or rows whose pictures differ in size.
@@ -113,10 +115,13 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], path: Path, gap: int = 6, 
         raise ValueError("a contact sheet needs at least one row, and pictures of one size")
     height, width = rows[0][1].shape[-2:]
     columns = max(len(images) for _, images in rows)
-    sheet = Image.new("RGB", (gap + columns * (width + gap), gap + len(rows) * (height + label + gap)), "white")
+    start = gap + (label + gap if heads else 0)
+    sheet = Image.new("RGB", (gap + columns * (width + gap), start + len(rows) * (height + label + gap)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for c, text in enumerate(heads):
+        pen.text((gap + c * (width + gap), gap), text, fill="black", font=ImageFont.load_default(size=14))
     for r, (text, images) in enumerate(rows):
-        top = gap + r * (height + label + gap)
+        top = start + r * (height + label + gap)
         pen.text((gap, top), text, fill=(60, 60, 60), font=font)
         for c, image in enumerate(images):
             pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()

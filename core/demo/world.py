@@ -222,6 +222,18 @@ def random_scene(rng: random.Random, **fixed) -> Scene:
     return Scene(**{**values, **fixed})
 
 
+def photos(subject: Subject, count: int, seed: int = 0, size: int = 128, **fixed) -> list[Picture]:
+    """Pictures of one subject in different scenes, each place taken once before one comes again.
+
+    Args:
+        fixed: fields that all scenes share; ValueError for unknown names.
+    """
+    rng = random.Random(seed)
+    places = [place for _ in range(0, count, len(BACKGROUNDS)) for place in rng.sample(BACKGROUNDS, len(BACKGROUNDS))]
+    scenes = [random_scene(rng, **{"background": place, **fixed}) for place in places[:count]]
+    return [draw(subject, scene, size=size) for scene in scenes]
+
+
 def attributes(subject: Subject, scene: Scene) -> dict[str, str]:
     """The truth about a picture for classifiers: attribute name -> value, "none" where there is nothing.
 

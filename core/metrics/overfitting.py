@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Conditioning, Denoiser, Hooks
+from ..diffusion import Schedule
 
 Watch = Callable[[int, int], None]
 
@@ -100,32 +101,85 @@ def fisher_divergence(
     Raises:
         ValueError: nothing to measure, or models with different noise schedules.
     """
-    total = draws * sum(len(p.latents) for p in pictures)
-    if total < 1 or batch < 1:
-        raise ValueError(f"{len(pictures)} captions, draws {draws}, batch {batch}: each must be at least 1")
     if not torch.equal(base.denoiser.schedule.alphas, custom.denoiser.schedule.alphas):
         raise ValueError("the two models have different noise schedules, so their noise at one time doesn't compare")
-    means, done = [], 0
-    for picture in pictures:
-        values = []
-        for z, t in _noised(base, picture, draws, batch, generator):
-            values.append(_half_square(base, custom, z, t, picture))
-            done += len(z)
-            if watch:
-                watch(done, total)
+    means = []
+    for picture, noised in _rounds(base.denoiser.schedule, pictures, draws, batch, generator, watch):
+        values = [_half_square(base, custom, z, t, picture) for z, t in noised]
         means.append(torch.cat(values).reshape(draws, -1).mean(0))
     return _estimate(torch.cat(means))
 
 
-def _noised(
-    base: Model, picture: Captioned, draws: int, batch: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Noised latents and their times, in batches."""
-    z0, schedule, device = picture.latents.repeat(draws, 1, 1, 1), base.denoiser.schedule, generator.device
-    t = torch.randint(len(schedule), (len(z0),), generator=generator, device=device)
-    eps = torch.randn(z0.shape, generator=generator, device=device).to(z0)
-    size = picture.rows if picture.rows > 1 else batch
-    return zip(schedule.noise(z0, eps, t).split(size), t.to(z0.device).split(size))
+@torch.no_grad()
+def predictions(
+    model: Model,
+    pictures: Sequence[Captioned],
+    *,
+    generator: torch.Generator,
+    draws: int = 1,
+    batch: int = 16,
+    watch: Watch | None = None,
+) -> list[Tensor]:
+    """One model's half of `fisher_divergence`, where the two can't be in memory together; `divergence` is the rest.
+
+    Generators of one seed show every model the same noise at the same times.
+
+    Args:
+        model: of several streams the last one answers.
+        pictures: with the captions as this model reads them, in `text`; `custom` is not looked at.
+        generator, draws, batch, watch: as in `fisher_divergence`.
+
+    Returns:
+        For each of `pictures` the predicted noise, (draws, B, C, H, W), float64, on the CPU.
+
+    Raises:
+        ValueError: nothing to measure.
+    """
+    found = []
+    for picture, noised in _rounds(model.denoiser.schedule, pictures, draws, batch, generator, watch):
+        noise = torch.cat([model.epsilon(z, t, picture.text)[-1] for z, t in noised])
+        found.append(noise.unflatten(0, (draws, -1)))
+    return found
+
+
+def divergence(base: Sequence[Tensor], custom: Sequence[Tensor]) -> Estimate:
+    """The latent Fisher divergence (Infusion, equation 4) of two models' `predictions` on one noise schedule.
+
+    Raises:
+        ValueError: predictions that were not made of the same pictures with the same draws.
+    """
+    if [p.shape for p in base] != [p.shape for p in custom]:
+        raise ValueError("the two models' predictions differ in shape; make both from the same pictures and draws")
+    return _estimate(torch.cat([((b - a).square().flatten(2).sum(2) / 2).mean(0) for a, b in zip(base, custom)]))
+
+
+def _rounds(
+    schedule: Schedule,
+    pictures: Sequence[Captioned],
+    draws: int,
+    batch: int,
+    generator: torch.Generator,
+    watch: Watch | None,
+) -> Iterator[tuple[Captioned, Iterator[tuple[Tensor, Tensor]]]]:
+    """Each caption with its noised latents and their times, in batches; `watch` hears of each batch when it is done."""
+    total, done = draws * sum(len(p.latents) for p in pictures), 0
+    if total < 1 or batch < 1:
+        raise ValueError(f"{len(pictures)} captions, draws {draws}, batch {batch}: each must be at least 1")
+
+    def noised(picture: Captioned) -> Iterator[tuple[Tensor, Tensor]]:
+        nonlocal done
+        z0, device = picture.latents.repeat(draws, 1, 1, 1), generator.device
+        t = torch.randint(len(schedule), (len(z0),), generator=generator, device=device)
+        eps = torch.randn(z0.shape, generator=generator, device=device).to(z0)
+        size = picture.rows if picture.rows > 1 else batch
+        for pair in zip(schedule.noise(z0, eps, t).split(size), t.to(z0.device).split(size)):
+            yield pair
+            done += len(pair[0])
+            if watch:
+                watch(done, total)
+
+    for picture in pictures:
+        yield picture, noised(picture)
 
 
 def _half_square(base: Model, custom: Model, z: Tensor, t: Tensor, picture: Captioned) -> Tensor:

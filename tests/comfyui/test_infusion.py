@@ -1,6 +1,10 @@
 """Infusion's nodes: learning and drawing are the headless ones, Cancel loses nothing, messages help."""
 
+import re
+
 import pytest
+
+from .graphs import CONCEPTS
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +30,17 @@ def test_drawing_is_the_headless_drawing(seen):
 def test_progress_previews_and_an_estimate(seen):
     assert [p[0] for p in seen["previews"] if p[2]] == [2, 4, 5]
     assert seen["previews"][-1][:2] == [5, 5]
-    assert "to go" in seen["texts"][0][0] and seen["texts"][0][1] == "3"
+    [[text, node, steps_done]] = seen["texts"]
+    assert re.fullmatch(r"5 steps take about \d+ seconds and 0\.\d GiB of memory", text)
+    assert (node, steps_done) == ("3", 0)  # before it starts
 
 
 def test_cancel_keeps_the_concept_and_the_same_settings_go_on(seen):
     assert "execution_interrupted" in seen["interrupted"]
     assert seen["cancelled_file"] == ["cat cancelled at step 3.safetensors"] and seen["cancelled_steps"] == 3
     assert seen["resumed"]
-    assert seen["listed"] == seen["cancelled_file"]  # checkpoints are not offered as concepts
+    # checkpoints are not offered as concepts, those that come with the pack are
+    assert set(seen["listed"]) == {*seen["cancelled_file"], *CONCEPTS}
     assert seen["checkpoints"] == 1
     assert seen["fewer"] == [3, True]  # a longer training's checkpoint is no answer to fewer steps
 

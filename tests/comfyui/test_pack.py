@@ -7,7 +7,7 @@ import time
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from .client import BadPrompt, Interrupted, cached_nodes
+from .client import BadPrompt, ComfyError, Interrupted, cached_nodes
 from .graphs import WORKFLOWS as GRAPHS
 from .graphs import demo_subject, hello, node
 from .launch import FOLDER, REPOSITORY
@@ -158,6 +158,16 @@ def test_demo_subject_draws(server, kind):
     assert a.size == mask_a.size == (128, 128)
     assert not is_flat(a) and not is_flat(b) and not same(a, b)
     assert [mask.getextrema()[0] for mask in (mask_a, mask_b)] == [(0, 255)] * 2
+
+
+def test_a_list_of_numbers_runs_what_gets_it_once_for_each(server):
+    graph = demo_subject(background="snow")
+    graph["5"] = node("LikenessNumbers", numbers="1, 2.4")
+    graph["1"]["inputs"]["count"] = ["5", 1]
+    assert len(server.images(server.run(graph))) == 2 * (1 + 2)  # pictures and masks
+    graph["5"]["inputs"]["numbers"] = "1, two"
+    with pytest.raises(ComfyError, match="'two' is no number"):
+        server.run(graph)
 
 
 @pytest.mark.parametrize(("at", "name", "value"), [("5", "sampler_name", "no such"), ("4", "width", "wide")])

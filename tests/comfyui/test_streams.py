@@ -58,3 +58,13 @@ def test_attachments_live_side_by_side_or_replace_each_other(seen):
 
 def test_fast_mode_is_another_picture(seen):
     assert 1e-5 < seen["fast_differs"] < 1
+
+
+@pytest.mark.parametrize("kind", ["blank", "learned"])
+def test_a_lora_before_and_after_the_concept(seen, kind):
+    case = seen["lora"][kind]
+    assert seen["lora"]["lora"] > 0.1 and seen["lora"]["bare"] > 0.1
+    assert case["foundation"] == [True, True] and case["one order is the other"]
+    assert case["rows"] == [2, 2] and case["paired"] == [kind == "blank"] * 2
+    assert case["picture"] == [kind == "blank"] * 2
+    assert kind == "blank" or min(case["apart"]) > 0.01

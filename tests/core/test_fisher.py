@@ -9,7 +9,7 @@ import torch
 from likeness.core.denoiser import Denoiser, Hooks
 from likeness.core.diffusers import DiffusersDenoiser, Text
 from likeness.core.diffusion import Schedule
-from likeness.core.metrics.overfitting import Captioned, Model, fisher_divergence
+from likeness.core.metrics.overfitting import Captioned, Model, divergence, fisher_divergence, predictions
 from networks import random_prompt, random_unet
 
 SCHEDULE = Schedule.scaled_linear()
@@ -214,3 +214,41 @@ def test_fisher_errors_say_what_was_wrong():
         fisher(Linear(), Linear(), draws=0)
     with pytest.raises(ValueError, match="different noise schedules"):
         fisher(Linear(), Linear(schedule=Schedule.scaled_linear(end=0.02)))
+
+
+def in_turn(base, custom, data, seed=1, **kwargs):
+    """The same measurement with one model at a time."""
+    models = (m if isinstance(m, Model) else Model(m) for m in (base, custom))
+    return divergence(*(predictions(m, data, generator=seeded(seed), **kwargs) for m in models))
+
+
+@pytest.mark.parametrize(
+    "custom", [Linear(0.9, 0.3), Velocity(scale=0.7), Model(Linear(), Hooks(attention=0.3, streams=2))]
+)
+def test_one_model_after_the_other_is_both_at_once(custom):
+    data = [*pictures(3, 2), *pictures(2, 5, seed=3)]
+    kept = [tuple(p.shape) for p in predictions(Model(Linear()), data, generator=seeded(1), draws=3)]
+    assert kept == [(3, 2, *SHAPE)] * 3 + [(3, 5, *SHAPE)] * 2
+    assert in_turn(Linear(), custom, data, draws=3, batch=4) == fisher(Linear(), custom, data, draws=3, batch=4)
+    assert in_turn(custom, custom, data, draws=3).mean == 0
+    assert in_turn(Linear(), custom, data, seed=2) != in_turn(Linear(), custom, data, seed=3)
+
+
+def test_one_model_after_the_other_in_a_network():
+    base, other = (DiffusersDenoiser(random_unet("sd1", seed), SCHEDULE) for seed in (0, 1))
+    data = [Captioned(torch.randn(2, 4, 8, 8, generator=seeded(2)), Text(**random_prompt("sd1", 1)))]
+    assert in_turn(base, other, data, draws=2, batch=3) == fisher(base, other, data, draws=2, batch=3)
+
+
+def test_one_model_alone_reports_and_checks_what_it_is_given():
+    seen = []
+    found = predictions(
+        Model(Linear()), pictures(2, 3), generator=seeded(1), batch=2, watch=lambda *done: seen.append(done)
+    )
+    assert seen == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    with pytest.raises(ValueError, match="draws 0"):
+        predictions(Model(Linear()), pictures(), generator=seeded(1), draws=0)
+    with pytest.raises(ValueError, match="same pictures and draws"):
+        divergence(found, found[:1])
+    with pytest.raises(ValueError, match="same pictures and draws"):
+        divergence(found, [p.repeat(2, 1, 1, 1, 1) for p in found])

@@ -50,6 +50,16 @@ def test_stopped_and_resumed_equals_unbroken_bit_for_bit(tmp_path, stop):
     assert torch.equal(resumed_weight, weight)
 
 
+def test_a_probe_counts_what_is_kept_and_changes_nothing():
+    weight, trainer = problem(SETTINGS)
+    trainer.run()
+    probed, other = problem(SETTINGS)
+    seconds, kept = other.probe()
+    assert seconds > 0 and kept == (8 * 3 + 8) * 4  # the batch (8, 3) for the product, 8 numbers for the square
+    other.run()
+    assert torch.equal(probed, weight)
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     path = tmp_path / "c.safetensors"
     weight, trainer = problem(SETTINGS, path)

@@ -16,7 +16,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -25,6 +25,7 @@ from comfyui.graphs import WORKFLOWS
 from comfyui.launch import REPOSITORY, running_server
 
 THUMBNAIL_SIDE = 512
+SCREEN_WIDTH = 1600
 THUMBNAIL_BYTES = 100_000
 
 
@@ -66,12 +67,38 @@ def screenshot(server, workflow, target, folder):
     """The front end after the workflow ran in it, without menus."""
     browse(server, workflow=workflow, run=True, png=folder / "screen.png")
     screen = Image.open(folder / "screen.png").convert("RGB")
-    screen.resize((1280, round(screen.height * 1280 / screen.width)), Image.Resampling.LANCZOS).save(target, quality=88)
+    screen = screen.crop(used(screen))
+    scale = min(1.0, SCREEN_WIDTH / screen.width)
+    screen.resize((round(screen.width * scale), round(screen.height * scale)), Image.Resampling.LANCZOS).save(
+        target, quality=88
+    )
+
+
+def used(screen, margin=30):
+    """The box of the graph itself, between the front end's bars."""
+    bars = (80, 140, screen.width - 20, screen.height - 110)
+    canvas = screen.crop(bars)
+    empty = Image.new("RGB", canvas.size, canvas.getpixel((5, canvas.height // 2)))
+    # the canvas has a faint grid
+    seen = ImageChops.difference(canvas, empty).convert("L").point(lambda x: 255 * (x > 12)).getbbox()
+    left, top, right, bottom = seen or (0, 0, *canvas.size)
+    return (
+        max(0, bars[0] + left - margin),
+        max(0, bars[1] + top - margin),
+        min(screen.width, bars[0] + right + margin),
+        min(screen.height, bars[1] + bottom + margin),
+    )
+
+
+def shown(server, entry):
+    """What the workflow is for: its saved pictures, or its previews where it saves none."""
+    saved = [f for output in entry["outputs"].values() for f in output.get("images", []) if f["type"] == "output"]
+    return [server.view(file) for file in saved] or server.images(entry)
 
 
 def build(server, name, folder, timeout):
     graph = WORKFLOWS[name]()
-    images = server.images(server.run(graph, timeout))
+    images = shown(server, server.run(graph, timeout))
     workflow = to_ui(server, graph, name, folder)
     target = REPOSITORY / "workflows" / name
     target.with_suffix(".json").write_text(json.dumps(workflow, indent=2) + "\n")

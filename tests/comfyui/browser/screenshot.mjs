@@ -20,6 +20,9 @@ const FLAGS = [
 const SETTINGS = {
   "Comfy.TutorialCompleted": true, // else a dialog covers the canvas
   "Comfy.Workflow.Persist": false, // else the last session's workflow comes back after ours
+  "Comfy.Minimap.Visible": false,
+  "LiteGraph.Canvas.MinFontSizeForLOD": 0, // else large graphs are drawn without text
+  "LiteGraph.Canvas.LowQualityRenderingZoomThreshold": 0, // the same in older versions
 };
 
 const { values: options } = parseArgs({
@@ -118,7 +121,7 @@ const { chromium } = playwright();
 const profile = mkdtempSync(join(tmpdir(), "chromium-"));
 const browser = await chromium.launchPersistentContext(profile, {
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: FLAGS,
-  viewport: { width: 1920, height: 1080 }, // below 1800 pixels the front end hides labels
+  viewport: { width: 2560, height: 1440 }, // below 1800 pixels the front end hides labels
 });
 try {
   process.exitCode = await work(browser.pages()[0] ?? (await browser.newPage()));

@@ -23,8 +23,17 @@ def browser():
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflow_opens_and_runs(server, tmp_path, path):
     browse(server, workflow=path, png=tmp_path / "page.png", to_api=tmp_path / "api.json")
-    entry = server.run(json.loads((tmp_path / "api.json").read_text()), WORKFLOW_SECONDS)
+    entry = server.run(shortened(json.loads((tmp_path / "api.json").read_text())), WORKFLOW_SECONDS)
     assert server.images(entry)
+
+
+def shortened(graph, most=6):
+    """Trainings of a few steps, so that a suite can run them all; the shipped numbers run when workflows are built."""
+    trainers = [entry["inputs"] for entry in graph.values() if entry["class_type"].startswith("LikenessTrain")]
+    lengths = sorted({inputs["steps"] for inputs in trainers})
+    for inputs in trainers:
+        inputs["steps"] = min(inputs["steps"], most + lengths.index(inputs["steps"]))
+    return graph
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

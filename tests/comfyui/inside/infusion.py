@@ -73,12 +73,14 @@ def short(e):
 def main(pack):
     load_nodes()
     previews, texts = [], []
-    server.PromptServer.instance.send_progress_text = lambda text, node_id, sid=None: texts.append([text, node_id])
+    server.PromptServer.instance.send_progress_text = lambda text, node_id, sid=None: texts.append(
+        [text, node_id, len(previews)]
+    )
     comfy.utils.set_progress_bar_global_hook(
         lambda value, total, preview, node_id=None: previews.append([value, total, preview is not None])
     )
     unbroken = run_prompt(graph(seed=3), keep={"c": ["3", 0], "plot": ["3", 1]})
-    result = {"previews": previews[:], "texts": texts[:1], "plot": list(unbroken["plot"].shape)}
+    result = {"previews": previews[:], "texts": texts[:], "plot": list(unbroken["plot"].shape)}
     folder = concept_nodes.folder()
     checkpoints = sorted((folder / ".training").iterdir())
     result["checkpoints"] = len(checkpoints)

@@ -1,11 +1,13 @@
-"""LoRA files in the wild's naming styles, through ComfyUI's own loader, against the weights changed by hand."""
+"""LoRA files in the wild's naming styles, and the one that ships, through ComfyUI's own loaders."""
 
 from pathlib import Path
 
+import comfy.samplers
 import folder_paths
 import torch
 from common import conditioning, rel
-from likeness_in_comfyui.nodes import demo_model
+from inprocess import load_nodes
+from likeness_in_comfyui.nodes import demo_model, folders
 from safetensors.torch import save_file
 
 import nodes
@@ -31,8 +33,51 @@ def sample(model, clip):
     return nodes.common_ksampler(model, 1, 3, 4.0, "euler", "normal", positive, negative, empty)[0]["samples"]
 
 
-def main(pack):
+def main(pack, noise, timesteps):
+    """The styles against weights changed by hand; the shipped LoRA's latents from `noise`, for the test to compare."""
+    load_nodes()
     model, clip, _ = demo_model.load()
+    return {**styles(model, clip), **shipped(model, clip, torch.tensor(noise), timesteps), **registered()}
+
+
+def shipped(model, clip, noise, timesteps):
+    """Euler on the given timesteps with the LoRA that ships, in the scale of the U-Net."""
+    listed = nodes.LoraLoader.INPUT_TYPES()["required"]["lora_name"][0]
+    sigmas = torch.cat([model.get_model_object("model_sampling").sigmas[timesteps], torch.zeros(1)])
+
+    def draw(strength):
+        styled = nodes.LoraLoaderModelOnly().load_lora_model_only(model, "duotone.safetensors", strength)[0]
+        guider = comfy.samplers.CFGGuider(styled)
+        guider.set_conds(conditioning(clip, "a photo of a red cat on the beach"), conditioning(clip, ""))
+        guider.set_cfg(5.0)
+        euler = comfy.samplers.ksampler("euler")
+        return model.model.process_latent_in(guider.sample(noise, torch.zeros_like(noise), euler, sigmas))
+
+    return {"listed": listed, "shipped": draw(1.0), "half": draw(0.5), "plain": draw(0.0)}
+
+
+def registered():
+    """Where the pack's folders stand among the user's, and that one which is not there is not added."""
+    before = {kind: folder_paths.get_folder_paths(kind) for kind in folders.SHIPPED}
+    home = Path(folder_paths.base_path) / "elsewhere"
+    for name in ("loras", "concepts"):
+        (home / name).mkdir(parents=True)
+        (home / name / "mine.safetensors").touch()
+    folders.MODEL = home / "model"
+    folders.register_shipped()
+    folders.register_shipped()
+    after = {kind: folder_paths.get_folder_paths(kind) for kind in folders.SHIPPED}
+    return {
+        "first": {
+            kind: Path(paths[0]).relative_to(folder_paths.models_dir).as_posix() for kind, paths in after.items()
+        },
+        "added": {k: [str(Path(p).relative_to(home)) for p in after[k][len(before[k]) :]] for k in after},
+        "kept": all(after[k][: len(before[k])] == before[k] for k in after),
+        "concept": "mine.safetensors" in folder_paths.get_filename_list("likeness"),
+    }
+
+
+def styles(model, clip):
     unet = model.model.diffusion_model
     on_unet, on_text = factors(*unet.get_parameter(WEIGHT).shape, 1), factors(192, 192, 2)
     folder = Path(folder_paths.get_folder_paths("loras")[0])

@@ -23,10 +23,10 @@ def concept(model, size=0.0, word="cat", seed=4):
 
 
 class Spy:
-    """Counts the rows that the U-Net gets, and whether the streams' latents stay equal."""
+    """Counts the rows that the U-Net gets, keeps the latents, and whether the streams' stay equal."""
 
     def __init__(self):
-        self.rows, self.equal, self.key = 0, True, "spy"
+        self.rows, self.equal, self.key, self.latents = 0, True, "spy", []
 
     def __call__(self, model):
         model = model.clone()
@@ -41,6 +41,7 @@ class Spy:
 
     def compare(self, executor, x, *args, **kwargs):
         half = len(x) // 2
+        self.latents.append(x.clone())
         self.equal &= half > 0 and torch.equal(x[:half], x[half:])
         return executor(x, *args, **kwargs)
 
@@ -123,7 +124,35 @@ def main(pack):
         "long prompt": bench.case(positive=long, negative=bench.negative),
     }
     result["cases"]["inpainting model, two pictures"] = inpainting(picture)
+    result["lora"] = with_lora(bench)
     result |= effects(bench, under)
+    return result
+
+
+def with_lora(bench):
+    """A LoRA loaded before Apply Infusion and after it: the foundation draws what the LoRA alone would draw."""
+
+    def lora(model):
+        return nodes.LoraLoaderModelOnly().load_lora_model_only(model, "duotone.safetensors", 1.0)[0]
+
+    spy = Spy()
+    plain = bench.sample(spy(lora(bench.model)), batch=2)
+    bare = denoiser.attach(bench.model, Infusion([Use(concept(bench.model, 2.0))]).hooks)
+    result = {"lora": rel(plain, bench.sample(bench.model, batch=2)), "bare": rel(bench.sample(bare, batch=2), plain)}
+    for kind, size in (("blank", 0.0), ("learned", 2.0)):
+        two = Infusion([Use(concept(bench.model, size))]).hooks
+        orders = (denoiser.attach(lora(bench.model), two), lora(denoiser.attach(bench.model, two)))
+        watchers = Spy(), Spy()
+        drawn = [bench.sample(watch(model), batch=2) for watch, model in zip(watchers, orders)]
+        steps = [(a, b[:2], c[:2]) for a, b, c in zip(spy.latents, *(w.latents for w in watchers), strict=True)]
+        result[kind] = {
+            "paired": [w.equal for w in watchers],
+            "rows": [w.rows / spy.rows for w in watchers],
+            "foundation": [all(torch.equal(step[0], step[1 + i]) for step in steps) for i in (0, 1)],
+            "picture": [torch.equal(x, plain) for x in drawn],
+            "apart": [rel(x, plain) for x in drawn],
+            "one order is the other": torch.equal(*drawn),
+        }
     return result
 
 
