@@ -7,11 +7,12 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..core.infusion import concept as concepts
 from ..core.infusion.concept import Concept
 from .schema import entry, result, schema
+from .texts import shown
 
 FOLDER = "likeness"
 ConceptType = io.Custom("LIKENESS_CONCEPT")
@@ -77,6 +78,7 @@ class SaveConcept(io.ComfyNode):
             "overwritten: the new one gets a number.",
             search_aliases=["save embedding", "save infusion", "export concept"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 entry(ConceptType, "concept", tooltip="What Train Infusion learned."),
                 entry(io.String, "name", default="my concept", tooltip="File name, without the ending."),
@@ -96,7 +98,7 @@ class SaveConcept(io.ComfyNode):
         if thumbnail is not None:
             _save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
         name = path.relative_to(folder().resolve()).as_posix()
-        return io.NodeOutput(name, ui=ui.PreviewText(f"saved {name}\n{describe(concept, path)}"))
+        return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(concept, path)}", cls.hidden.unique_id))
 
 
 def _save_thumbnail(path: Path, image: torch.Tensor) -> None:
@@ -164,6 +166,7 @@ class ConceptInfo(io.ComfyNode):
             description="Shows a concept's word, base model, size and training.",
             search_aliases=["inspect concept", "infusion info"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[entry(ConceptType, "concept", tooltip="Any concept.")],
             outputs=[result(io.String, "text", tooltip="The same as text.")],
         )
@@ -171,7 +174,7 @@ class ConceptInfo(io.ComfyNode):
     @classmethod
     def execute(cls, concept: Concept) -> io.NodeOutput:
         text = describe(concept)
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        return io.NodeOutput(text, ui=shown(text, cls.hidden.unique_id))
 
 
 NODES = [SaveConcept, LoadConcept, ConceptInfo]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from .schema import entry, result, schema
+from .texts import shown
 
 
 class MeasureOverfitting(io.ComfyNode):
@@ -22,6 +23,7 @@ class MeasureOverfitting(io.ComfyNode):
             "pictures that have nothing to do with its subject, and how much variety it has lost.",
             search_aliases=["fisher divergence", "wasserstein distance", "compare models", "drift", "evaluate lora"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 entry(io.Model, "model", tooltip="The base, as it was before it was customised."),
                 entry(io.Model, "custom", tooltip="The customised model: with a LoRA, merged weights, or a concept."),
@@ -92,7 +94,7 @@ class MeasureOverfitting(io.ComfyNode):
         from . import metrics_model
 
         numbers = metrics_model.measure(**inputs)
-        return io.NodeOutput(*numbers, ui=ui.PreviewText(numbers[-1]))
+        return io.NodeOutput(*numbers, ui=shown(numbers[-1], cls.hidden.unique_id))
 
 
 NODES = [MeasureOverfitting]

@@ -104,10 +104,13 @@ class Client:
 
 
 class Events:
-    """Messages of one websocket, read in the background: `messages` (JSON) and `previews` (pictures)."""
+    """Messages of one websocket, read in the background: `messages` (JSON), `previews` (pictures) and `texts`.
+
+    A text is (node id, what the node shows).
+    """
 
     def __init__(self, socket):
-        self.messages, self.previews = [], []
+        self.messages, self.previews, self.texts = [], [], []
         self._socket = socket
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -148,6 +151,9 @@ class Events:
     def _keep(self, frame):
         if isinstance(frame, str):
             self.messages.append(json.loads(frame))
+        elif int.from_bytes(frame[:4], "big") == 3:  # 3 = text: length of the node id, node id, text
+            at = 8 + int.from_bytes(frame[4:8], "big")
+            self.texts.append((frame[8:at].decode(), frame[at:].decode()))
         elif int.from_bytes(frame[:4], "big") == 1:  # 1 = preview image: kind, picture format, encoded picture
             self.previews.append(Image.open(io.BytesIO(frame[8:])).convert("RGB"))
 

@@ -72,7 +72,7 @@ def test_what_was_not_measured_is_minus_one_and_said(seen):
 
 
 def test_the_node_shows_its_text(seen):
-    assert seen["shown"] == [seen["lora"]["text"]]
+    assert seen["shown"] == [seen["lora"]["text"], [seen["lora"]["text"], "m"]]
 
 
 def test_cancel_stops_it(seen):

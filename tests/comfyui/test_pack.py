@@ -7,9 +7,9 @@ import time
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from .client import BadPrompt, ComfyError, Interrupted, cached_nodes
+from .client import BadPrompt, Interrupted, cached_nodes
+from .graphs import CONCEPTS, demo_subject, hello, node
 from .graphs import WORKFLOWS as GRAPHS
-from .graphs import demo_subject, hello, node
 from .launch import FOLDER, REPOSITORY
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
@@ -160,14 +160,16 @@ def test_demo_subject_draws(server, kind):
     assert [mask.getextrema()[0] for mask in (mask_a, mask_b)] == [(0, 255)] * 2
 
 
-def test_a_list_of_numbers_runs_what_gets_it_once_for_each(server):
-    graph = demo_subject(background="snow")
-    graph["5"] = node("LikenessNumbers", numbers="1, 2.4")
-    graph["1"]["inputs"]["count"] = ["5", 1]
-    assert len(server.images(server.run(graph))) == 2 * (1 + 2)  # pictures and masks
-    graph["5"]["inputs"]["numbers"] = "1, two"
-    with pytest.raises(ComfyError, match="'two' is no number"):
-        server.run(graph)
+def test_concept_info_shows_its_text_on_the_node(server):
+    graph = {
+        "1": node("LikenessLoadConcept", file=CONCEPTS[0]),
+        "2": node("LikenessConceptInfo", concept=["1", 0]),
+    }
+    with server.events() as events:
+        entry = server.run(graph)
+        events.wait_for("executed")
+    assert any(node == "2" and "word: cat" in text for node, text in events.texts)
+    assert "word: cat" in entry["outputs"]["2"]["text"][0]
 
 
 @pytest.mark.parametrize(("at", "name", "value"), [("5", "sampler_name", "no such"), ("4", "width", "wide")])

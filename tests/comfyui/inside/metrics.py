@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import server
 import torch
 from inprocess import load_nodes, run_prompt
 from likeness_in_comfyui.core import checkpoint
@@ -183,7 +185,11 @@ def main(pack):
     merged.model.diffusion_model.get_parameter(WEIGHT).add_(change)
     result["merged"] = measure(custom=merged)
     inputs = dict(clip=clip, vae=vae, images=images, captions=BEACH, draws=DRAWS, seed=SEED)
-    result["shown"] = MeasureOverfitting.execute(model=model, custom=merged, **inputs).ui.as_dict()["text"]
+    shown = []
+    server.PromptServer.instance.send_progress_text = lambda text, node_id: shown.append([text, node_id])
+    MeasureOverfitting.hidden = SimpleNamespace(unique_id="m")
+    recorded = MeasureOverfitting.execute(model=model, custom=merged, **inputs).ui.as_dict()["text"]
+    result["shown"] = [*recorded, *shown]
     result["one picture"] = measure(custom=merged, images=images[:1])
     result["cancelled"] = cancelled(lambda: measure(draws=5, batch_size=1))
     applied = infusion_model.apply(model, Use(concept))
