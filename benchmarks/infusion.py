@@ -29,23 +29,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 RESULTS = Path(__file__).parent / "results"
-STEPS = 4
 
 
 @dataclass
 class Case:
-    """A model, a prompt with a word, its null text, and the latents' size."""
+    """A model, a prompt with a word, its null text, the latents' size, and sampling steps enough to time."""
 
     name: str
     denoiser: DiffusersDenoiser
     text: Text
     null: Text
     size: int
+    steps: int
 
 
 def demo() -> Case:
     model = checkpoint.load(MODEL)
-    return Case("demo model", model.denoiser, model.text("a photo of a cat", ["cat"]), model.text(""), 16)
+    return Case("demo model", model.denoiser, model.text("a photo of a cat", ["cat"]), model.text(""), 16, 4)
 
 
 def stable_diffusion() -> Case:
@@ -58,7 +58,7 @@ def stable_diffusion() -> Case:
     where[5] = True
     tokens = torch.randn(2, 1, 77, 768)
     denoiser = DiffusersDenoiser(unet, Schedule.scaled_linear())
-    return Case("SD1.5 size", denoiser, Text(tokens[0], words={"cat": where}), Text(tokens[1]), 32)
+    return Case("SD1.5 size", denoiser, Text(tokens[0], words={"cat": where}), Text(tokens[1]), 32, 1)
 
 
 # --- measures --------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def drawing(case: Case, pairs: int) -> dict:
     blank = concepts.blank(case.denoiser.sites, ["cat"])
     use = Use(concepts.Concept(("cat",), {k: r + 0.1 for k, r in blank.residuals.items()}, "text", blank.base))
     infusion, z = Infusion([use]), torch.randn(1, 4, case.size, case.size)
-    schedule, steps = case.denoiser.schedule, case.denoiser.schedule.timesteps(STEPS)
+    schedule, steps = case.denoiser.schedule, case.denoiser.schedule.timesteps(case.steps)
     rows: list[int] = []
 
     @torch.no_grad()
@@ -252,17 +252,22 @@ def print_sizes() -> None:
                 print(f"{name}, batch {batch}{', saving memory' if save_memory else ''}: {counted}")
 
 
-def main(pairs: int = 7, sizes: bool = False) -> None:
+CASES = {"demo model": demo, "SD1.5 size": stable_diffusion}
+
+
+def main(pairs: int = 7, sizes: bool = False, cases: tuple[str, ...] = tuple(CASES)) -> None:
     """Measure costs against plain drawing and textual inversion.
 
     Args:
         pairs: of alternating runs.
         sizes: only count what training on SD1.5 and SDXL keeps in memory.
+        cases: which models; the others' results stay in the file.
     """
     if sizes:
         return print_sizes()
-    results = {}
-    for case in (demo(), stable_diffusion()):
+    path = RESULTS / "infusion-cost.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    for case in (CASES[name]() for name in cases):
         results[case.name] = drawing(case, pairs) | learning(case, pairs)
     names = list(next(iter(results.values())))
     width = max(map(len, names))
@@ -270,7 +275,7 @@ def main(pairs: int = 7, sizes: bool = False) -> None:
     for name in names:
         print(f"{name:<{width}}  " + "  ".join(f"{r[name]:>12.3f}" for r in results.values()))
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "infusion-cost.json").write_text(json.dumps(results, indent=2) + "\n")
+    path.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

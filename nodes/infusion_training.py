@@ -74,7 +74,8 @@ def train(
     def work(native: denoiser.ComfyDenoiser, z: Tensor, prompts: dict[str, denoiser.Prompt]) -> None:
         if not training:
             training.append(_begin(native, prompts["positive"], groups, word, learn, z.device, _fingerprint(model)))
-            progress.announce(training[0].trainer)
+            if training[0].trainer.step < steps:
+                progress.announce(training[0].trainer)
         training[0].denoiser, training[0].prompt = native, prompts["positive"]
         step = training[0].trainer.step
         until = (step // preview_every + 1) * preview_every if preview_every else None
