@@ -24,6 +24,7 @@ from torch import Tensor
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 KINDS = ("cat", "car", "dog", "person", "robot", "teapot", "duck", "house")
+SHOWN = ("dog", "teapot")
 STEPS, GUIDANCE = 25, 5.0
 TRAINED = (100, 500, 2000)
 
@@ -104,7 +105,8 @@ def main(argv: list[str] | None = None) -> None:
     result = run(methods, subjects)
     print(table(result))
     print(f"wrote {result.save('infusion-quality')}")
-    print(f"wrote {pictures(methods, subjects[:4], DOCS / 'infusion-quality.jpg')}")
+    shown = [case for case in subjects if case.word in SHOWN]
+    print(f"wrote {pictures(methods, shown, DOCS / 'infusion-quality.jpg')}")
 
 
 if __name__ == "__main__":
