@@ -65,8 +65,6 @@ def to_ui(server, graph, name, folder):
 
 def screenshot(server, workflow, target, folder):
     """The front end after the workflow ran in it, without menus."""
-    # what is cached says nothing again: nodes would lack their texts
-    server.post("/free", {"free_memory": True}).raise_for_status()
     browse(server, workflow=workflow, run=True, png=folder / "screen.png")
     screen = Image.open(folder / "screen.png").convert("RGB")
     screen = screen.crop(used(screen))

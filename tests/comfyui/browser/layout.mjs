@@ -3,7 +3,7 @@
  * A node stands one column before its first reader, so that short inputs stay near what they feed.
  */
 export function arrange() {
-  const LEFT = 40, TOP = 80, GAP_X = 70, GAP_Y = 70, LANE = 100, MIN_WIDTH = 225, PICTURES = [420, 500], LETTER = 9, TITLE_PADDING = 70;
+  const LEFT = 40, TOP = 80, GAP_X = 70, GAP_Y = 70, LANE = 100, MIN_WIDTH = 225, PICTURES = [420, 500], TEXT = [360, 270], LETTER = 9, TITLE_PADDING = 70;
   const { graph, canvas } = window.app;
   const nodes = graph.nodes;
   const links = nodes.flatMap((node) => (node.inputs ?? []).map((input) => graph.getLink(input.link))).filter(Boolean);
@@ -35,7 +35,9 @@ export function arrange() {
   function fit(node) {
     const [width, tall] = node.computeSize();
     const title = LETTER * node.title.length + TITLE_PADDING;
-    const [wide, high] = /^(Save|Preview)Image$/.test(node.type) ? PICTURES : [MIN_WIDTH, 0]; // room for what they show
+    // room for what they show
+    const [wide, high] = /^(Save|Preview)Image$/.test(node.type) ? PICTURES
+      : /^Likeness(ConceptInfo|SaveConcept|MeasureOverfitting)$/.test(node.type) ? TEXT : [MIN_WIDTH, 0];
     node.setSize([Math.max(width, node.size[0], title, wide), Math.max(tall, node.size[1], high)]);
   }
 
