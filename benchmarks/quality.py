@@ -57,12 +57,12 @@ def foundation() -> Method:
     return Method("foundation", f"{model()[1]} {STEPS} {GUIDANCE}", lambda case: drawer(None))
 
 
-def customised(name: str, learn: infusion.Learn, steps: int, strength: float = 1.0) -> Method:
-    settings = f"{model()[1]} {STEPS} {GUIDANCE} {learn} {steps} {strength}"
-    return Method(name, settings, lambda case: drawer(learned(case, learn, steps), strength))
+def customised(name: str, learn: infusion.Learn, steps: int) -> Method:
+    settings = f"{model()[1]} {STEPS} {GUIDANCE} {learn} {steps}"
+    return Method(name, settings, lambda case: drawer(learned(case, learn, steps)))
 
 
-def drawer(concept: concepts.Concept | None, strength: float = 1.0) -> Draw:
+def drawer(concept: concepts.Concept | None) -> Draw:
     """Pictures of a prompt: the customised ones, or the foundation's where there is no concept."""
     loaded, _ = model()
 
@@ -72,7 +72,7 @@ def drawer(concept: concepts.Concept | None, strength: float = 1.0) -> Draw:
             return sheet.text_to_image(loaded, prompt, noise, steps=STEPS, guidance=GUIDANCE)
         steps = loaded.denoiser.schedule.timesteps(STEPS)
         text, null = loaded.text(prompt, concept.words), loaded.text("")
-        control = Infusion([Use(concept, strength)])
+        control = Infusion([Use(concept)])
         return loaded.decode(draw(loaded.denoiser, text, null, control, noise, steps, guidance=GUIDANCE)[1])
 
     return pictures_of

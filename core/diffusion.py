@@ -98,6 +98,14 @@ class Schedule:
         stride = len(self) // steps
         return [min(i * stride + self.offset, len(self) - 1) for i in reversed(range(steps))]
 
+    def stratified(self, count: int, generator: torch.Generator) -> Tensor:
+        """Random timesteps, (count,), one from each of so many equal parts **[ours]**.
+
+        Losses over them vary less from step to step than over independent ones.
+        """
+        parts = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+        return (parts * len(self)).long().clamp(max=len(self) - 1)
+
     def _roots(self, t: int | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         a = self.alpha(t)
         shape = (-1,) + (1,) * (like.ndim - 1) if a.ndim else ()

@@ -156,9 +156,7 @@ def make_loss(model: checkpoint.Checkpoint, pictures: Pictures, latents: Tensor,
         ids = tower.tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
         with torch.no_grad():
             words = tower.model(ids.to(device)).last_hidden_state
-        # one timestep from each of `batch` equal parts: less noise between steps than independent draws
-        parts = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-        t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
+        t = schedule.stratified(batch, generator)
         z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
         answer = unet(schedule.noise(z0, eps, t).to(device), t.to(device), words, return_dict=False)[0]
         return ((answer - eps.to(device)).square().mean((1, 2, 3)) * weight[t].to(device)).mean()

@@ -244,9 +244,7 @@ def train_unet(
         captions = pictures.captions(chosen.tolist(), int(torch.randint(2**31, (), generator=generator)))
         dropped = torch.rand(size, generator=generator) < 0.1
         captions = ["" if d else c for c, d in zip(captions, dropped)]
-        # one timestep from each of `size` equal parts: less noise between steps than independent draws
-        parts = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-        t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
+        t = schedule.stratified(size, generator)
         z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
         bare = (torch.rand(size, generator=generator) < config.bare) & ~dropped
         ids = tokenizer([*captions, ""], padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids.to(

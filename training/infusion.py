@@ -128,9 +128,7 @@ class Training:
         counts = torch.tensor([float(len(g)) for g in self.groups])
         group = self.groups[int(torch.multinomial(counts, 1, generator=generator))]
         chosen = torch.randint(len(group), (size,), generator=generator)
-        # one timestep from each of `size` equal parts: less noise between steps than independent draws (ours)
-        parts = (torch.arange(size) + torch.rand(size, generator=generator)) / size
-        t = (parts * len(schedule)).long().clamp(max=len(schedule) - 1)
+        t = schedule.stratified(size, generator)
         z0 = group.data[chosen]
         eps = torch.randn(z0.shape, generator=generator)
         device = self.device

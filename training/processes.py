@@ -15,13 +15,14 @@ def accelerated(cpu: bool = False) -> Iterator[Any]:
     """
     import torch.distributed
     from accelerate import Accelerator
+    from accelerate.utils import is_cuda_available, is_mps_available, is_npu_available, is_xpu_available
 
     if torch.distributed.is_available():
         # imported later, its functions' default arguments would keep the group, and its threads, past Python's end
         import torch.distributed.nn.functional
 
     # without a GPU and not told so, Accelerate leaves the processes of a launcher strangers to each other
-    no_gpu = not (torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available())
-    accelerator = Accelerator(cpu=cpu or no_gpu)
+    gpu = is_cuda_available() or is_mps_available() or is_npu_available() or is_xpu_available()
+    accelerator = Accelerator(cpu=cpu or not gpu)
     yield accelerator
     accelerator.end_training()
