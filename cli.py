@@ -68,6 +68,16 @@ def train_infusion(argv: list[str]) -> None:
     print(f"wrote {infusion.train(config, _watch())}")
 
 
+def train_hifi(argv: list[str]) -> None:
+    """Learn a subject's step-wise embeddings from a folder of photos."""
+    import tyro
+
+    from .training import hifi
+
+    config = tyro.cli(hifi.Config, args=argv, prog="likeness train hifi")
+    print(f"wrote {hifi.train(config, _watch())}")
+
+
 def _watch():
     """A progress bar a stage; Ctrl-C and a polite kill stop after the step under way, checkpointed."""
     from tqdm import tqdm
@@ -101,6 +111,7 @@ COMMANDS = {
     ("demo",): demo,
     ("draw",): draw,
     ("train", "infusion"): train_infusion,
+    ("train", "hifi"): train_hifi,
     ("train", "demo-model"): train_demo_model,
     ("train", "demo-lora"): train_demo_lora,
     ("train", "judges"): train_judges,

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
-from .attention import AttentionControl, Site
+from .attention import AttentionControl, Rows, Site
 from .diffusion import Schedule, guide
 from .skips import Skip, SkipControl
 
@@ -35,6 +35,14 @@ class Conditioning(Protocol):
         """Whether the positions of this word are known in it."""
 
 
+@runtime_checkable
+class TextControl(Protocol):
+    """A method's part in the text that the network reads."""
+
+    def __call__(self, tokens: Tensor, rows: Rows) -> Tensor:
+        """The text tokens of every row, (R, L, width), as the network shall see them."""
+
+
 @dataclass(frozen=True)
 class Hooks:
     """What a method puts into a network call.
@@ -44,12 +52,14 @@ class Hooks:
         skips: shown every skip it wants.
         streams: the latents' batch holds this many equal parts, one after the other: rows of the first stream first.
         words: the words whose positions the controls ask for.
+        text: shown the text tokens of every row, before any layer reads them.
     """
 
     attention: AttentionControl | None = None
     skips: SkipControl | None = None
     streams: int = 1
     words: tuple[str, ...] = ()
+    text: TextControl | None = None
 
 
 @runtime_checkable

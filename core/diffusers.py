@@ -86,6 +86,8 @@ class DiffusersDenoiser:
         extra = _stack([c.extra for c in conditions], batch, self.unet.dtype)
         times = torch.as_tensor(t, device=z.device).expand(batch).repeat(count)
         rows = _describe(conditions, batch, hooks, times, (z.shape[-2], z.shape[-1]))
+        if hooks.text is not None:
+            tokens = hooks.text(tokens, rows)
         inputs, tokens = inputs.to(self.unet.dtype), tokens.to(self.unet.dtype)
         self._running = hooks, rows
         with _attention(self._modules, hooks, rows), _skip_residuals(self.unet, self.skips, hooks, rows):

@@ -115,6 +115,12 @@ def placed(filled: Sequence[Sequence[Piece]], size: int = CHUNK) -> list[tuple[i
     return [(c * size + 1 + i, piece) for c, chunk in enumerate(filled) for i, piece in enumerate(chunk)]
 
 
+def used(prompt: str, tokenize: Tokenize, size: int = CHUNK) -> int:
+    """Position after a prompt's last word among the text tokens that a model sees; without words, after the start."""
+    filled = layout(prompt, tokenize, size)
+    return max((index + 1 for index, _ in placed(filled, size)), default=1)
+
+
 def find(word: str, pieces: Sequence[tuple[int, Piece]], length: int, tokenize: Tokenize) -> Tensor:
     """Where a word (or phrase) stands among placed pieces.
 

@@ -127,6 +127,8 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
         if options.get(ALONE) and hooks.streams > 1:  # the first stream by itself: the untouched model
             return executor(x, timesteps, context, y, control, options, **kwargs)
         rows = _describe(x, timesteps, marks, options, hooks)
+        if hooks.text is not None and context is not None:
+            context = hooks.text(context, rows)
         for site, (block, layer) in layers.items():
             _patch_attention(options, site, block, layer, hooks.attention, rows)
         if found:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import files
 from ..core.attention import Layer, Rows, Site
 from ..core.denoiser import Conditioning, Denoiser, Hooks
 from ..core.infusion import concept as concepts
@@ -94,7 +93,7 @@ class Training:
         start = concepts.blank(denoiser.sites, self.words, learn.space, learn.layers, learn.bins)
         self.device = device or prompt.tokens.device
         self.parameters = {k: torch.nn.Parameter(r.to(self.device)) for k, r in start.residuals.items()}
-        self.source = _hash(groups, prompt)
+        self.source = photos.fingerprint(groups, prompt.tokens)
         settings = {k: v for k, v in vars(learn).items() if k not in ("loop", "save_memory")}
         self.trainer = loop.Trainer(
             self.parameters,
@@ -125,19 +124,12 @@ class Training:
         A v-prediction model's error is the velocity's, as it was trained **[ours]**.
         """
         schedule, size = self.denoiser.schedule, self.learn.batch
-        counts = torch.tensor([float(len(g)) for g in self.groups])
-        group = self.groups[int(torch.multinomial(counts, 1, generator=generator))]
-        chosen = torch.randint(len(group), (size,), generator=generator)
+        z0, weight = photos.some(self.groups, size, generator)
         t = schedule.stratified(size, generator)
-        z0 = group.data[chosen]
         eps = torch.randn(z0.shape, generator=generator)
         device = self.device
         z, target = schedule.noise(z0, eps, t).to(device), schedule.target(z0, eps, t).to(device)
-        wrong = (self.customised(z, t.to(device)).float() - target).square()
-        if group.weight is None:
-            return wrong.mean()
-        weight = group.weight[chosen].to(device)
-        return (wrong * weight).sum() / (weight.sum() * wrong.shape[1])
+        return photos.weighted_mean((self.customised(z, t.to(device)).float() - target).square(), weight)
 
     def customised(self, z: Tensor, t: Tensor) -> Tensor:
         """C's raw prediction at z_t, (B, C, H, W), with gradients to the residuals."""
@@ -178,13 +170,6 @@ class _Customised:
         out, columns = self.foundation.kept[site.name]
         values = residual_of(self.residuals, self.space, site, rows.timestep, self.steps, v, attend)
         return out if values is None else out + add_values(site, columns, values)
-
-
-def _hash(groups: Sequence[Group], prompt: Conditioning) -> str:
-    """Of everything that a training learns from."""
-    tensors = {f"{i}": g.data for i, g in enumerate(groups)}
-    tensors |= {f"{i} weight": g.weight for i, g in enumerate(groups) if g.weight is not None}
-    return files.fingerprint({**tensors, "prompt": prompt.tokens})
 
 
 # --- headless --------------------------------------------------------------------------------------------------------
@@ -229,9 +214,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     from ..core.demo import MODEL
 
     with accelerated() as accelerator:
-        named = photos.read_folder(config.images)
-        masks = photos.read_masks(config.masks, [name for name, _ in named]) if config.masks else None
-        groups = photos.prepare([p for _, p in named], config.size, config.fit, masks)
+        groups = photos.from_folders(config.images, config.masks, config.size, config.fit)
         model = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
         words, learn = (config.word, *config.learn.further), config.learn
         prompt = model.text(config.prompt, words, (config.size, config.size))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core import files
+
 FITS = ("crop", "pad", "buckets")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -164,6 +166,36 @@ _FIT: dict[str, Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor | No
     "pad": _pad,
     "buckets": _buckets,
 }
+
+
+def from_folders(images: Path, masks: Path | None, size: int, fit: str) -> list[Group]:
+    """The photos of a folder, with masks of the same names from another; errors as `read_folder` and `prepare`."""
+    named = read_folder(images)
+    found = read_masks(masks, [name for name, _ in named]) if masks else None
+    return prepare([picture for _, picture in named], size, fit, found)
+
+
+def fingerprint(groups: Sequence[Group], prompt: Tensor) -> str:
+    """Of everything that a training learns from."""
+    tensors = {f"{i}": g.data for i, g in enumerate(groups)}
+    tensors |= {f"{i} weight": g.weight for i, g in enumerate(groups) if g.weight is not None}
+    return files.fingerprint({**tensors, "prompt": prompt})
+
+
+def some(groups: Sequence[Group], count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """Random photos of one shape, (count, C, h, w), each as likely as any other, and their weights."""
+    sizes = torch.tensor([float(len(g)) for g in groups])
+    group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
+    chosen = torch.randint(len(group), (count,), generator=generator)
+    return group.data[chosen], None if group.weight is None else group.weight[chosen]
+
+
+def weighted_mean(wrong: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of (B, C, h, w) where the weights (B, 1, h, w) look."""
+    if weight is None:
+        return wrong.mean()
+    weight = weight.to(wrong.device)
+    return (wrong * weight).sum() / (weight.sum() * wrong.shape[1])
 
 
 def encode(groups: Sequence[Group], encoder: Callable[[Tensor], Tensor]) -> list[Group]:

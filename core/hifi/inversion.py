@@ -1,0 +1,213 @@
+"""Pivotal inversion: a picture's way to noise (HiFi Tuner, Eq. 3), and the null texts that lead back (Eq. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..denoiser import Conditioning, Denoiser, Hooks, guided
+from ..diffusion import Watch, guide
+from ..diffusion import invert as ddim
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The latents of a picture on its way from clean to noise.
+
+    Args:
+        latents: (T + 1, B, C, H, W), clean first: x*_0 ... x*_T.
+        timesteps: falling, as `diffusion.sample` takes them.
+        nulls: null texts phi*_t in the order of the timesteps, (T, B, L, width); None before `null_text`.
+        drawn: the latents on the way back with these null texts, (T + 1, B, C, H, W), clean first; None before.
+    """
+
+    latents: Tensor = field(repr=False)
+    timesteps: tuple[int, ...]
+    nulls: Tensor | None = field(default=None, repr=False)
+    drawn: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def noise(self) -> Tensor:
+        """x*_T, (B, C, H, W)."""
+        return self.latents[-1]
+
+    def at(self, index: int) -> Tensor:
+        """x* before step `index` of the way back (0 is the noise), (B, C, H, W); index T is the clean picture."""
+        return self.latents[len(self.timesteps) - index]
+
+    def check(self, timesteps: Sequence[int], z: Tensor) -> None:
+        """Whether it can lead a run over these timesteps from latents z; ValueError saying what differs."""
+        if tuple(timesteps) != self.timesteps:
+            raise ValueError(
+                f"trajectory: it has {len(self.timesteps)} steps ({self.timesteps[0]} to {self.timesteps[-1]}), "
+                f"the run {len(timesteps)} ({timesteps[0]} to {timesteps[-1]}); "
+                "invert with the run's own steps and scheduler"
+            )
+        if self.noise.shape[1:] != z.shape[1:] or len(self.noise) not in (1, len(z)):
+            raise ValueError(
+                f"trajectory: its latents are {tuple(self.noise.shape)}, the run's {tuple(z.shape)}; invert a picture "
+                "of the run's size, one alone or one for each"
+            )
+
+
+@torch.no_grad()
+def invert(
+    denoiser: Denoiser,
+    positive: Conditioning,
+    z: Tensor,
+    timesteps: Sequence[int],
+    *,
+    hooks: Hooks | None = None,
+    watch: Watch | None = None,
+) -> Trajectory:
+    """DDIM inversion with the picture's own caption and no guidance (w = 1; HiFi Tuner, Eq. 3).
+
+    Args:
+        positive: the caption.
+        z: clean latents in the model's scale, (B, C, H, W).
+        timesteps: falling.
+    """
+    predict = guided(denoiser, positive, positive, 1.0, hooks)
+    return Trajectory(torch.stack(ddim(denoiser.schedule, predict, z, timesteps, watch=watch)), tuple(timesteps))
+
+
+def null_text(
+    denoiser: Denoiser,
+    positive: Conditioning,
+    negative: Conditioning,
+    path: Trajectory,
+    weight: float,
+    *,
+    steps: int = 10,
+    lr: float = 1e-2,
+    tolerance: float = 1e-5,
+    hooks: Hooks | None = None,
+    watch: Watch | None = None,
+) -> Trajectory:
+    """Null-text optimisation (HiFi Tuner, Eq. 4; constants from Mokady et al. 2023).
+
+    From noise back to clean, the null text of each step is moved until guided sampling meets the trajectory; it starts
+    from the step before. The conditional prediction knows nothing of it and is made once a step. The error is a mean
+    over a picture's latents; pictures of a batch learn apart.
+
+    Args:
+        positive: the caption that the trajectory was inverted with.
+        negative: where the null texts start from; its tokens are (1 or B, L, width).
+        weight: of the guidance; not 1, where the null text has no effect.
+        steps: K, of Adam at each timestep.
+        lr: learning rate of the first timestep; half of it at the last.
+        tolerance: a picture is done with a timestep when its error is below tolerance (1 + 2 index).
+
+    Returns:
+        The trajectory with its null texts and the way back that they give.
+
+    Raises:
+        ValueError: weight 1.
+    """
+    refuse_unguided(weight)
+    z, phi = path.noise, negative.tokens.detach().float().expand(len(path.noise), -1, -1).clone()
+    nulls, drawn = [], [z]
+    for i, (t, s) in enumerate(zip(path.timesteps, [*path.timesteps[1:], -1])):
+        with torch.no_grad():
+            cond = denoiser(z, t, positive, hooks=hooks)[0]
+        step = Step(denoiser, negative, z, cond, weight, t, s, hooks)
+        rate, enough = lr * (1 - 0.5 * i / len(path.timesteps)), tolerance * (1 + 2 * i)
+        phi = step.fit(phi, path.at(i + 1), steps=steps, lr=rate, done=lambda error, before, e=enough: error < e)
+        z = step(phi)
+        nulls.append(phi)
+        drawn.append(z)
+        if watch:
+            watch(i, t, z)
+    return replace(path, nulls=torch.stack(nulls), drawn=torch.stack(drawn[::-1]))
+
+
+def refuse_unguided(weight: float) -> None:
+    """ValueError at guidance 1, where no null text has any effect."""
+    if weight == 1:
+        raise ValueError("guidance is 1, where the null text has no effect; use the guidance you draw with, as 5 or 8")
+
+
+@dataclass
+class Step:
+    """One guided DDIM step F(x_t, c, phi) as a function of the null text alone.
+
+    Args:
+        z: latents at time t, (B, C, H, W).
+        cond: the conditional prediction there.
+        weight: of the guidance.
+        t, s: from time t to time s.
+    """
+
+    denoiser: Denoiser
+    negative: Conditioning
+    z: Tensor
+    cond: Tensor
+    weight: float
+    t: int
+    s: int
+    hooks: Hooks | None = None
+
+    def after(self, uncond: Tensor) -> Tensor:
+        """Latents at time s, from the unconditional prediction."""
+        return self.denoiser.schedule.step(guide(self.cond, uncond, self.weight), self.z, self.t, self.s)
+
+    def _forward(self, phi: Tensor) -> Tensor:
+        null = self.negative.with_tokens(phi).unconditional()
+        return self.after(self.denoiser(self.z, self.t, null, hooks=self.hooks)[0])
+
+    @torch.no_grad()
+    def __call__(self, phi: Tensor) -> Tensor:
+        """Latents at time s with the null text (B, L, width)."""
+        return self._forward(phi)
+
+    def fit(
+        self,
+        phi: Tensor,
+        target: Tensor,
+        *,
+        steps: int,
+        lr: float,
+        mask: Tensor | None = None,
+        done=lambda error, before: torch.zeros_like(error, dtype=torch.bool),
+    ) -> Tensor:
+        """Move the null text by Adam, of fresh state, until the step ends at the target.
+
+        Args:
+            phi: (B, L, width), float32.
+            target: latents at time s, (1 or B, C, H, W).
+            mask: where to look, (1 or B, 1, H, W) of 0 and 1; None is everywhere.
+            done: `(error, error before) -> bool`, all (B,): which pictures stop after this step.
+
+        Returns:
+            The null text, detached.
+        """
+        phi = phi.detach().clone().requires_grad_(True)
+        optimiser, moving, before = torch.optim.Adam([phi], lr=lr), None, None
+        for _ in range(steps):
+            with torch.enable_grad():
+                wrong = (self._forward(phi) - target).square()
+                error = masked_mean(wrong, mask)
+                (phi.grad,) = torch.autograd.grad(error.sum(), phi)
+            kept = phi.detach().clone()
+            optimiser.step()
+            if moving is not None:
+                with torch.no_grad():  # those that are done stay where they are
+                    phi.copy_(torch.where(moving[:, None, None], phi, kept))
+            error = error.detach()
+            finished = done(error, error if before is None else before)
+            moving = ~finished if moving is None else moving & ~finished
+            before = error
+            if not bool(moving.any()):
+                break
+        return phi.detach()
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over channels and the mask's places, (B,)."""
+    if mask is None:
+        return values.mean((1, 2, 3))
+    mask = mask.to(values).expand(len(values), -1, -1, -1)
+    return (values * mask).sum((1, 2, 3)) / (mask.sum((1, 2, 3)) * values.shape[1]).clamp(min=1)
