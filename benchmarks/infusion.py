@@ -225,7 +225,7 @@ def sizes(config: dict, size: int, batch: int, save_memory: bool) -> dict:
         return tensor
 
     # nothing here has values to name it by
-    with patch.object(training, "_hash", return_value=""):
+    with patch.object(training.photos, "fingerprint", return_value=""):
         groups = [Group(torch.zeros(1, 4, size, size))]
         run = training.Training(denoiser, text, groups, "cat", training.Learn(batch=batch), device=z.device)
     with (

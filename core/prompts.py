@@ -29,6 +29,7 @@ class Piece:
 
 
 Tokenize = Callable[[str], list[Piece]]
+Placed = Sequence[tuple[int, Piece]]
 
 
 def tokenize_with(tokenizer: object) -> Tokenize:
@@ -184,12 +185,18 @@ def align(source: str, target: str, tokenize: Tokenize, *, size: int = CHUNK) ->
         float, (target tokens, source tokens): row j holds the weights with which target position j reads the source's
         positions; rows sum to 1, or to 0 for inserted words. Start, end and padding read their own place.
     """
-    source_words, source_length = _words(source, tokenize, size)
-    target_words, target_length = _words(target, tokenize, size)
+    sides = [layout(prompt, tokenize, size) for prompt in (source, target)]
+    return align_placed(*((placed(filled, size), len(filled) * size) for filled in sides))
+
+
+def align_placed(source: tuple[Placed, int], target: tuple[Placed, int]) -> Tensor:
+    """`align` for prompts that a runtime has laid out: each side its placed pieces and its number of text tokens."""
+    source_words, source_length = _words(source[0]), source[1]
+    target_words, target_length = _words(target[0]), target[1]
     mapper = torch.zeros(target_length, source_length)
     for i in set(range(target_length)) - {i for at, _ in target_words for i in at}:
         mapper[i, min(i, source_length - 1)] = 1
-    sides = [[ids for _, ids in words] for words in (source_words, target_words)]
+    sides = [[spelled for _, spelled in words] for words in (source_words, target_words)]
     for tag, i, k, j, l in SequenceMatcher(None, *sides, autojunk=False).get_opcodes():
         if tag == "equal":
             for (read, _), (write, _) in zip(source_words[i:k], target_words[j:l]):
@@ -201,13 +208,12 @@ def align(source: str, target: str, tokenize: Tokenize, *, size: int = CHUNK) ->
     return mapper
 
 
-def _words(prompt: str, tokenize: Tokenize, size: int) -> tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], int]:
-    """A prompt's words as (positions, token ids), and the number of its text tokens."""
-    filled = layout(prompt, tokenize, size)
+def _words(pieces: Placed) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
+    """A prompt's words as (positions, texts of the tokens)."""
     words, current = [], []
-    for item in placed(filled, size):
+    for item in pieces:
         current.append(item)
         if item[1].text.endswith(END):
-            words.append((tuple(i for i, _ in current), tuple(p.id for _, p in current)))
+            words.append((tuple(i for i, _ in current), tuple(p.text for _, p in current)))
             current = []
-    return words, len(filled) * size
+    return words

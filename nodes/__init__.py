@@ -5,13 +5,38 @@ def extension():
     """The pack as ComfyUI's extension object."""
     from comfy_api.latest import ComfyExtension
 
-    from . import concepts, demo, folders, infusion, lists, metrics
+    from . import (
+        concepts,
+        demo,
+        folders,
+        hifi,
+        hifi_inversion,
+        hifi_reference,
+        infusion,
+        lists,
+        metrics,
+        segmentation,
+        subjects,
+        vision,
+    )
 
     concepts.register_folder()
+    vision.register_folders()
     folders.register_shipped()
 
     class Likeness(ComfyExtension):
         async def get_node_list(self):
-            return [*demo.NODES, *concepts.NODES, *infusion.NODES, *lists.NODES, *metrics.NODES]
+            return [
+                *demo.NODES,
+                *concepts.NODES,
+                *infusion.NODES,
+                *subjects.NODES,
+                *hifi.NODES,
+                *hifi_inversion.NODES,
+                *hifi_reference.NODES,
+                *lists.NODES,
+                *metrics.NODES,
+                *segmentation.NODES,
+            ]
 
     return Likeness()

@@ -9,6 +9,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ..core import files
 from ..core.infusion import concept as concepts
 from ..core.infusion.concept import Concept
 from .schema import entry, result, schema
@@ -27,6 +28,18 @@ def register_folder() -> None:
 def folder() -> Path:
     """Where concepts are saved."""
     return Path(folder_paths.get_folder_paths(FOLDER)[0])
+
+
+def files_of(kind: str) -> list[str]:
+    """The files of the folder of this kind, and those that can't be read, which say so when they are chosen."""
+    return [name for name in folder_paths.get_filename_list(FOLDER) if _kind(name) in (kind, None)]
+
+
+def _kind(name: str) -> str | None:
+    try:
+        return files.peek(folder_paths.get_full_path_or_raise(FOLDER, name)).kind
+    except (OSError, files.LearnedFileError):
+        return None
 
 
 def free_path(name: str) -> Path:
@@ -96,23 +109,22 @@ class SaveConcept(io.ComfyNode):
     def execute(cls, concept: Concept, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
         path = concepts.save(free_path(name), concept)
         if thumbnail is not None:
-            _save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
+            save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
         name = path.relative_to(folder().resolve()).as_posix()
         return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(concept, path)}", cls.hidden.unique_id))
 
 
-def _save_thumbnail(path: Path, image: torch.Tensor) -> None:
+def save_thumbnail(path: Path, image: torch.Tensor) -> None:
+    """A picture (H, W, 3) in 0..1 as a small JPEG."""
     from io import BytesIO
 
     from PIL import Image
-
-    from ..core.files import write_atomically
 
     picture = Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
     picture.thumbnail((256, 256))
     data = BytesIO()
     picture.save(data, "JPEG", quality=85)
-    write_atomically(path, data.getvalue())
+    files.write_atomically(path, data.getvalue())
 
 
 class LoadConcept(io.ComfyNode):
@@ -130,7 +142,7 @@ class LoadConcept(io.ComfyNode):
                 entry(
                     io.Combo,
                     "file",
-                    options=folder_paths.get_filename_list(FOLDER),
+                    options=files_of(concepts.KIND),
                     tooltip="A file in models/likeness. Press R to see new ones.",
                 ),
             ],

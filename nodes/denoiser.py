@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.conds
+import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -120,6 +121,7 @@ class ComfyDenoiser:
     def __call__(
         self, z: Tensor, t: int | Tensor, *conditions: Prompt, hooks: Hooks | None = None
     ) -> tuple[Tensor, ...]:
+        comfy.model_management.throw_exception_if_processing_interrupted()
         options, conds = self._options, [without_words(c.entries) for c in conditions]
         if hooks is not None:
             key = _new_key()

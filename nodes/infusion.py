@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..core.infusion.concept import LAYERS, SPACES, Concept
+from . import inputs
 from .concepts import ConceptType
 from .schema import entry, result, schema
 
@@ -27,19 +28,7 @@ class TrainInfusion(io.ComfyNode):
             is_input_list=True,  # photos of different sizes arrive as a list
             hidden=[io.Hidden.unique_id],
             inputs=[
-                entry(io.Model, "model", tooltip="The model to learn on; it is not changed."),
-                entry(io.Clip, "clip", tooltip="Its text encoder."),
-                entry(io.Vae, "vae", tooltip="Its autoencoder."),
-                entry(
-                    io.Image, "images", tooltip="Three to ten photos of the subject: a batch, or a list of any sizes."
-                ),
-                entry(
-                    io.String,
-                    "prompt",
-                    default="a photo of a cat",
-                    tooltip="What the photos show, in plain words. No new word is needed.",
-                ),
-                entry(io.String, "word", default="cat", tooltip="The word of that prompt that stands for the subject."),
+                *inputs.photos_and_prompt(),
                 entry(
                     io.Int,
                     "steps",
@@ -48,64 +37,15 @@ class TrainInfusion(io.ComfyNode):
                     max=100_000,
                     tooltip="Training steps. The paper goes from 100 to 2000; more steps do not overfit.",
                 ),
-                entry(
-                    io.Int,
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFF,
-                    control_after_generate=False,  # another seed would start another training
-                    tooltip="Of all randomness: the same seed learns the same concept.",
-                ),
+                inputs.seed(),
                 entry(
                     io.Mask,
                     "mask",
                     optional=True,
                     tooltip="The subject in each photo; the loss then looks there only (ours, not in the paper).",
                 ),
-                entry(
-                    io.Float,
-                    "learning_rate",
-                    default=0.01,
-                    min=1e-5,
-                    max=1.0,
-                    step=0.001,
-                    round=0.00001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="0.01 in the paper.",
-                ),
-                entry(
-                    io.Int,
-                    "batch_size",
-                    default=4,
-                    min=1,
-                    max=64,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Photos a step; 4 in the paper. Less needs less memory.",
-                ),
-                entry(
-                    io.Int,
-                    "size",
-                    default=0,
-                    min=0,
-                    max=2048,
-                    step=32,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Pixels of a photo's side. 0 takes what the model was made for: 512, 1024 for SDXL, "
-                    "128 for the demo model.",
-                ),
-                entry(
-                    io.Combo,
-                    "fit",
-                    options=["crop", "pad", "buckets"],
-                    default="crop",
-                    optional=True,
-                    advanced=True,
-                    tooltip="Crop the middle square, pad to a square that the loss leaves out, or keep proportions.",
-                ),
+                inputs.learning_rate(0.01),
+                *inputs.batch_and_fit(),
                 entry(
                     io.Combo,
                     "space",
@@ -125,16 +65,7 @@ class TrainInfusion(io.ComfyNode):
                     advanced=True,
                     tooltip="Cross-attention layers that get a residual; fewer make a smaller file.",
                 ),
-                entry(
-                    io.Int,
-                    "preview_every",
-                    default=100,
-                    min=0,
-                    max=100_000,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Steps between live previews drawn with the concept so far; 0 shows none.",
-                ),
+                inputs.preview_every(100),
             ],
             outputs=[
                 result(ConceptType, "concept", tooltip="For Apply Infusion and Save Concept."),
@@ -147,8 +78,7 @@ class TrainInfusion(io.ComfyNode):
         from . import infusion_training
 
         single = {name: values[0] for name, values in lists.items()}
-        pictures = [picture[..., :3].movedim(-1, 0) for batch in images for picture in batch]
-        masks = None if mask is None else [each[None] for batch in mask for each in batch]
+        pictures, masks = inputs.pictures_of(images, mask)
         return io.NodeOutput(*infusion_training.train(pictures, masks, cls.hidden.unique_id, **single))
 
 

@@ -12,7 +12,7 @@ from ..core.infusion.concept import Concept
 from ..core.infusion.control import Infusion, Use
 from . import denoiser
 from .hooks import sites, unet_of
-from .words import find_words, mark_words
+from .words import check_length, find_words, mark_words
 
 KEY = "likeness_infusion"
 
@@ -77,14 +77,5 @@ def encode(clip: Any, prompt: str, concept: Concept, conditioning: list | None =
         logging.warning("Likeness: %s", message)
     if conditioning is None:
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    _check_length(conditioning, len(where[concept.word]))
+    check_length(conditioning, len(where[concept.word]))
     return mark_words(conditioning, where)
-
-
-def _check_length(conditioning: Sequence, tokens: int) -> None:
-    lengths = {entry[0].shape[1] for entry in conditioning if entry[0] is not None}
-    if any(length < tokens for length in lengths):
-        raise ValueError(
-            f"conditioning: it has {min(lengths)} tokens where the prompt has {tokens}; "
-            "connect what was encoded from this prompt, or nothing"
-        )

@@ -26,11 +26,17 @@ def find_words(clip: Any, prompt: str, words: Sequence[str]) -> dict[str, Tensor
     Returns:
         word -> bool, (tokens,); all False where the prompt doesn't hold the word.
     """
-    chunks = _chunks(clip, prompt)
-    starts = [sum(length for _, length in chunks[:i]) for i in range(len(chunks))]
-    placed = [(start + 1 + i, p) for start, (pieces, _) in zip(starts, chunks) for i, p in enumerate(pieces)]
-    total = sum(length for _, length in chunks)
+    placed, total = laid_out(clip, prompt)
     return {word: prompts.find(word, placed, total, lambda text: _chunks(clip, text)[0][0]) for word in words}
+
+
+def laid_out(clip: Any, prompt: str) -> tuple[list[tuple[int, prompts.Piece]], int]:
+    """A prompt's pieces with their positions among the text tokens that this CLIP makes of it, and their number."""
+    placed, total = [], 0
+    for pieces, length in _chunks(clip, prompt):
+        placed += [(total + 1 + i, piece) for i, piece in enumerate(pieces)]
+        total += length
+    return placed, total
 
 
 def _chunks(clip: Any, text: str) -> list[tuple[list[prompts.Piece], int]]:
@@ -42,6 +48,16 @@ def _chunks(clip: Any, text: str) -> list[tuple[list[prompts.Piece], int]]:
         inner = takewhile(lambda name: name != END_OF_TEXT, named[1:])
         out.append(([prompts.Piece(0, name) for name in inner], len(chunk)))
     return out
+
+
+def check_length(conditioning: Sequence, tokens: int) -> None:
+    """ValueError for a conditioning too short to be of a prompt of so many text tokens."""
+    lengths = {entry[0].shape[1] for entry in conditioning if entry[0] is not None}
+    if any(length < tokens for length in lengths):
+        raise ValueError(
+            f"conditioning: it has {min(lengths)} tokens where the prompt has {tokens}; "
+            "connect what was encoded from this prompt, or nothing"
+        )
 
 
 def mark_words(conditioning: list, where: Mapping[str, Tensor]) -> list:

@@ -45,7 +45,7 @@ class Learn:
     """
 
     rows: int = ROWS
-    regularisation: float = 0.1
+    regularisation: float = 0.01
     timesteps: int = 50
     each: int = 10
     batch: int = 4

@@ -58,13 +58,13 @@ class AttributeNet(nn.Module):
     """Pictures (B, 3, 128, 128) in 0..1 to one row of logits (B, values) an attribute.
 
     Args:
-        widths, blocks: channels (multiples of 8) and number of blocks at 32, 16 and 8 pixels a side.
+        widths, blocks: channels (multiples of 8) and number of blocks at 64, 32, 16 and 8 pixels a side.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 160), blocks: Sequence[int] = (1, 1, 2)):
+    def __init__(self, widths: Sequence[int] = (24, 48, 96, 160), blocks: Sequence[int] = (0, 1, 2, 1)):
         super().__init__()
         self.shape = {"widths": list(widths), "blocks": list(blocks)}
-        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 6, stride=4, padding=1)]
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 5, stride=2, padding=2)]
         for i, (width, count) in enumerate(zip(widths, blocks)):
             if i:
                 layers.append(nn.Conv2d(widths[i - 1], width, 2, stride=2))

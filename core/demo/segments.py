@@ -73,6 +73,10 @@ class Segments:
             parts.append((logits > 0).float())
         return torch.cat(parts)
 
+    def segment(self, images: Tensor, text: str = "") -> Tensor:
+        """`vision.protocols.TextSegmenter`; ignores the text, since pictures of the demo world have one subject."""
+        return self(images).to(images.device)
+
 
 def save(net: SegmentNet, folder: Path) -> Path:
     """Write the segmenter's weights in half precision."""

@@ -22,12 +22,14 @@ class Trajectory:
         timesteps: falling, as `diffusion.sample` takes them.
         nulls: null texts phi*_t in the order of the timesteps, (T, B, L, width); None before `null_text`.
         drawn: the latents on the way back with these null texts, (T + 1, B, C, H, W), clean first; None before.
+        weight: the guidance that the null texts are for.
     """
 
     latents: Tensor = field(repr=False)
     timesteps: tuple[int, ...]
     nulls: Tensor | None = field(default=None, repr=False)
     drawn: Tensor | None = field(default=None, repr=False)
+    weight: float = 1.0
 
     @property
     def noise(self) -> Tensor:
@@ -121,7 +123,7 @@ def null_text(
         drawn.append(z)
         if watch:
             watch(i, t, z)
-    return replace(path, nulls=torch.stack(nulls), drawn=torch.stack(drawn[::-1]))
+    return replace(path, nulls=torch.stack(nulls), drawn=torch.stack(drawn[::-1]), weight=weight)
 
 
 def refuse_unguided(weight: float) -> None:

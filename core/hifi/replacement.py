@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -80,11 +82,11 @@ def replace_subject(
     path: Trajectory,
     mapper: Tensor,
     word: str,
-    weight: float,
     *,
     hooks: Hooks | None = None,
     renormalise: bool = False,
     watch: Watch | None = None,
+    told: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Algorithm 3, from a trajectory with null texts (`inversion.null_text`).
 
@@ -98,8 +100,8 @@ def replace_subject(
         negative: takes the null texts of the trajectory in its place.
         mapper: `prompts.align(source prompt, target prompt)`.
         word: the new subject's word, w_g.
-        weight: the guidance that the null texts were optimised for.
         hooks: the subject's; its tokens too keep their own maps.
+        told: called at each step with the bytes of the maps that are kept.
 
     Returns:
         Latents of the picture with the new subject, (B, C, H, W).
@@ -116,21 +118,24 @@ def replace_subject(
     for i, (t, s) in enumerate(zip(path.timesteps, [*path.timesteps[1:], -1])):
         maps = Maps()
         denoiser(path.drawn[len(path.timesteps) - i], t, source, hooks=Hooks(attention=maps))
+        if told:
+            told(maps.bytes)
         led = replace(hooks, attention=Replay(maps.kept, mapper, words, renormalise), words=words)
         null = negative.with_tokens(path.nulls[i]).unconditional()
         uncond, cond = denoiser(z, t, null, target, hooks=led)
-        z = denoiser.schedule.step(guide(cond, uncond, weight), z, t, s)
+        z = denoiser.schedule.step(guide(cond, uncond, path.weight), z, t, s)
         if watch:
             watch(i, t, z)
     return z
 
 
-def only_word_differs(source: str, target: str, old: str, new: str) -> None:
-    """Whether two prompts are the same but for the subject's word; ValueError showing both if not.
+def with_word(caption: str, old: str, new: str) -> str:
+    """The caption with another word in the place of the subject's, everywhere it stands as a word of its own.
 
-    The one thing that may differ: everything else is drawn where the source has it, so it must be there.
+    Raises:
+        ValueError: a caption without the word, or no new word.
     """
-    if source.replace(old, "\0") != target.replace(new, "\0") or old not in source:
-        raise ValueError(
-            f"prompts: {source!r} and {target!r} may differ in the subject's word alone ({old!r} and {new!r})"
-        )
+    prompt, count = re.subn(rf"(?<!\w){re.escape(old)}(?!\w)", lambda match: new, caption)
+    if not old.strip() or not new.strip() or not count:
+        raise ValueError(f"old_word: {old!r} is not in the caption {caption!r}; name the subject as the caption does")
+    return prompt

@@ -1,1 +1,1 @@
-"""Measuring eyes behind small protocols: pictures and texts in, vectors out; models load when first used."""
+"""Seeing models behind small protocols: pictures to vectors, masks and captions; they load when first used."""

@@ -39,8 +39,7 @@ class Preprocess:
 
         `size` replaces resize and crop by a plain resize. ValueError for anything but pictures.
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"pictures are floats (B, 3, H, W) in 0..1, not {images.dtype} {tuple(images.shape)}")
+        check(images)
         images = self._resized(images.float(), size or self.resize)
         if self.crop and not size:
             images = _centre(images, self.crop)
@@ -71,6 +70,18 @@ class Preprocess:
             _RESAMPLE.get(settings.get("resample"), otherwise.resample),
             *_numbers(settings, otherwise),
         )
+
+
+def check(images: Tensor) -> None:
+    """ValueError for anything but pictures."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"pictures are floats (B, 3, H, W) in 0..1, not {images.dtype} {tuple(images.shape)}")
+
+
+def bytes_of(images: Tensor) -> list[Tensor]:
+    """Pictures (B, 3, H, W) in 0..1 as transformers' processors take them: a list of (3, H, W), 8 bits, on the CPU."""
+    check(images)
+    return list((images.float().clamp(0, 1) * 255).round().byte().cpu())
 
 
 def _settings(name: str | Path) -> Mapping[str, Any] | None:

@@ -180,7 +180,6 @@ def infusion_grid(trained=(100, 250, 500), strengths="0, 0.5, 1", sampling=25):
     return graph
 
 
-# file name in workflows/ -> the graph that it is built from
 WORKFLOWS = {
     "hello-likeness": hello,
     "infusion-train": infusion_train,

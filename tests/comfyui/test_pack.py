@@ -9,8 +9,8 @@ from PIL import Image, ImageChops, ImageStat
 
 from .client import BadPrompt, Interrupted, cached_nodes
 from .graphs import CONCEPTS, demo_subject, hello, node
-from .graphs import WORKFLOWS as GRAPHS
 from .launch import FOLDER, REPOSITORY
+from .workflows import WORKFLOWS as GRAPHS
 
 WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
 THUMBNAIL_BYTES = 100_000

@@ -363,7 +363,7 @@ def test_algorithm_3_with_another_word_and_a_subject(denoiser):
     target = replace(text(3), words={"big dog": where(2, 3), s.mark: last()})
     path = null_text(denoiser, source, null, invert(denoiser, source, latents(0), timesteps), 5.0, steps=2)
     ours = replacement.replace_subject(
-        denoiser, source, target, null, path, mapper, "big dog", 5.0, hooks=SubjectText(s).hooks
+        denoiser, source, target, null, path, mapper, "big dog", hooks=SubjectText(s).hooks
     )
     z, hooks = path.noise, SubjectText(s).hooks
     with torch.no_grad():
@@ -381,7 +381,7 @@ def test_the_same_subject_gives_the_photo_back(denoiser):
     timesteps = denoiser.schedule.timesteps(4)
     source, null = replace(text(1), words={"cat": where(2)}), text(2)
     path = null_text(denoiser, source, null, invert(denoiser, source, latents(0, 2), timesteps), 5.0, steps=2)
-    args = (denoiser, source, source, null, path, torch.eye(77), "cat", 5.0)
+    args = (denoiser, source, source, null, path, torch.eye(77), "cat")
     torch.testing.assert_close(replacement.replace_subject(*args), path.drawn[0], rtol=1e-3, atol=1e-4)
     # maps that sum to one already stay as they are
     again = replacement.replace_subject(*args, renormalise=True)
@@ -392,11 +392,10 @@ def test_replacement_says_what_it_lacks(denoiser, timesteps):
     source, null = text(1), text(2)
     path = invert(denoiser, source, latents(0), timesteps)
     with pytest.raises(ValueError, match="trajectory: it has no null texts"):
-        replacement.replace_subject(denoiser, source, source, null, path, torch.eye(77), "cat", 5.0)
+        replacement.replace_subject(denoiser, source, source, null, path, torch.eye(77), "cat")
     path = replace(path, nulls=torch.zeros(1), drawn=torch.zeros(1))
     with pytest.raises(ValueError, match="'cat' is not in the target prompt"):
-        replacement.replace_subject(denoiser, source, source, null, path, torch.eye(77), "cat", 5.0)
-    replacement.only_word_differs("a cat on a mat", "a big dog on a mat", "cat", "big dog")
-    for target in ("a dog on the mat", "a cat on a mat"):
-        with pytest.raises(ValueError, match="may differ in the subject's word alone"):
-            replacement.only_word_differs("a cat on a mat", target, "cat", "dog")
+        replacement.replace_subject(denoiser, source, source, null, path, torch.eye(77), "cat")
+    assert replacement.with_word("a cat, on a cathedral", "cat", "big dog") == "a big dog, on a cathedral"
+    with pytest.raises(ValueError, match="'cow' is not in the caption 'a cat on a mat'"):
+        replacement.with_word("a cat on a mat", "cow", "dog")

@@ -2,8 +2,8 @@
 
     COMFYUI_PATH=... PLAYWRIGHT_CORE=... python tests/comfyui/browser/build_workflow.py hello-likeness
 
-The graph comes from graphs.py. The thumbnail shows what the workflow really puts out, the help's picture how it looks
-in the front end after Run. Environment as for the tests: see ../conftest.py, screenshot.mjs.
+The graph comes from ../workflows.py. The thumbnail shows what the workflow really puts out, the help's picture how it
+looks in the front end after Run. Environment as for the tests: see ../conftest.py, screenshot.mjs.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from PIL import Image, ImageChops
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from comfyui.browser.chromium import browse, what_is_missing
-from comfyui.graphs import WORKFLOWS
 from comfyui.launch import REPOSITORY, running_server
+from comfyui.workflows import WORKFLOWS
 
 THUMBNAIL_SIDE = 512
 SCREEN_WIDTH = 1600

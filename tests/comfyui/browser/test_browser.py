@@ -33,6 +33,11 @@ def shortened(graph, most=6):
     lengths = sorted({inputs["steps"] for inputs in trainers})
     for inputs in trainers:
         inputs["steps"] = min(inputs["steps"], most + lengths.index(inputs["steps"]))
+        if "timesteps" in inputs:
+            inputs["timesteps"], inputs["steps_each"] = 2, 1
+    for entry in graph.values():
+        if entry["class_type"] in ("LikenessNullText", "LikenessReferenceGuidance"):
+            entry["inputs"]["steps"] = 1
     return graph
 
 

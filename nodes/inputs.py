@@ -1,0 +1,113 @@
+"""Inputs that the training nodes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from .schema import entry
+
+
+def photos_and_prompt() -> list[Any]:
+    """The model, the photos and what they show."""
+    return [
+        entry(io.Model, "model", tooltip="The model to learn on; it is not changed."),
+        entry(io.Clip, "clip", tooltip="Its text encoder."),
+        entry(io.Vae, "vae", tooltip="Its autoencoder."),
+        entry(io.Image, "images", tooltip="Three to ten photos of the subject: a batch, or a list of any sizes."),
+        entry(
+            io.String,
+            "prompt",
+            default="a photo of a cat",
+            tooltip="What the photos show, in plain words. No new word is needed.",
+        ),
+        entry(io.String, "word", default="cat", tooltip="The word of that prompt that stands for the subject."),
+    ]
+
+
+def seed() -> Any:
+    """The seed of a training."""
+    return entry(
+        io.Int,
+        "seed",
+        default=0,
+        min=0,
+        max=0xFFFFFFFF,
+        control_after_generate=False,  # another seed would start another training
+        tooltip="Of all randomness: the same seed learns the same subject.",
+    )
+
+
+def learning_rate(default: float) -> Any:
+    """The optimiser's rate."""
+    return entry(
+        io.Float,
+        "learning_rate",
+        default=default,
+        min=1e-5,
+        max=1.0,
+        step=0.001,
+        round=0.00001,
+        optional=True,
+        advanced=True,
+        tooltip=f"{default} in the paper.",
+    )
+
+
+def batch_and_fit() -> list[Any]:
+    """How many photos a step takes, and how they are made ready."""
+    return [
+        entry(
+            io.Int,
+            "batch_size",
+            default=4,
+            min=1,
+            max=64,
+            optional=True,
+            advanced=True,
+            tooltip="Photos a step. Less needs less memory.",
+        ),
+        entry(
+            io.Int,
+            "size",
+            default=0,
+            min=0,
+            max=2048,
+            step=32,
+            optional=True,
+            advanced=True,
+            tooltip="Pixels of a photo's side. 0 takes what the model was made for: 512, 1024 for SDXL, "
+            "128 for the demo model.",
+        ),
+        entry(
+            io.Combo,
+            "fit",
+            options=["crop", "pad", "buckets"],
+            default="crop",
+            optional=True,
+            advanced=True,
+            tooltip="Crop the middle square, pad to a square that the loss leaves out, or keep proportions.",
+        ),
+    ]
+
+
+def preview_every(default: int) -> Any:
+    """How often a training shows a picture."""
+    return entry(
+        io.Int,
+        "preview_every",
+        default=default,
+        min=0,
+        max=100_000,
+        optional=True,
+        advanced=True,
+        tooltip="Steps between live previews drawn with what was learned so far; 0 shows none.",
+    )
+
+
+def pictures_of(images: list, mask: list | None) -> tuple[list[Tensor], list[Tensor] | None]:
+    """Lists of IMAGE and MASK batches as single pictures (3, H, W) and masks (1, H, W)."""
+    pictures = [picture[..., :3].movedim(-1, 0) for batch in images for picture in batch]
+    return pictures, None if mask is None else [each[None] for batch in mask for each in batch]

@@ -1,0 +1,115 @@
+"""Subject files in ComfyUI: saved to, listed in and loaded from `models/likeness`, beside the concepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import io
+
+from ..core.hifi import subject as subjects
+from ..core.hifi.subject import Subject
+from .concepts import FOLDER, files_of, folder, free_path, save_thumbnail
+from .schema import entry, result, schema
+from .texts import shown
+
+SubjectType = io.Custom("LIKENESS_SUBJECT")
+
+
+def describe(subject: Subject, file: Path | None = None) -> str:
+    """What a subject is, in a few lines."""
+    sets, count, width = subject.rows.shape
+    settings = subject.settings
+    lines = [
+        f"word: {subject.word}",
+        f"base: {subject.base}",
+        f"{sets} timesteps, {count} text tokens of {width} numbers",
+    ]
+    if "steps" in settings:
+        lines.append(f"trained: {settings['steps']} of {settings.get('of', settings['steps'])} steps")
+        lines.append(
+            ", ".join(f"{k} {settings[k]}" for k in ("lr", "regularisation", "batch", "seed") if k in settings)
+        )
+    if file:
+        lines.append(f"file: {file.name}, {file.stat().st_size / 1024:.1f} KiB")
+    return "\n".join(lines)
+
+
+class SaveSubject(io.ComfyNode):
+    """A subject to disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessSaveSubject",
+            display_name="Save Subject",
+            category="hifi",
+            description="Saves a learned subject to models/likeness. An existing file is never overwritten: the new "
+            "one gets a number.",
+            search_aliases=["save embedding", "save hifi tuner", "export subject"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(SubjectType, "subject", tooltip="What Train HiFi Subject learned."),
+                entry(io.String, "name", default="my subject", tooltip="File name, without the ending."),
+                entry(
+                    io.Image,
+                    "thumbnail",
+                    optional=True,
+                    tooltip="A picture to find it by; saved beside the subject as a small JPEG.",
+                ),
+            ],
+            outputs=[result(io.String, "file", tooltip="The file that was written, as Load Subject lists it.")],
+        )
+
+    @classmethod
+    def execute(cls, subject: Subject, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
+        path = subjects.save(free_path(name), subject)
+        if thumbnail is not None:
+            save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
+        name = path.relative_to(folder().resolve()).as_posix()
+        return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(subject, path)}", cls.hidden.unique_id))
+
+
+class LoadSubject(io.ComfyNode):
+    """A subject from disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessLoadSubject",
+            display_name="Load Subject",
+            category="hifi",
+            description="Loads a subject from models/likeness.",
+            search_aliases=["load embedding", "load hifi tuner", "import subject"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(
+                    io.Combo,
+                    "file",
+                    options=files_of(subjects.KIND),
+                    tooltip="A file in models/likeness. Press R to see new ones.",
+                ),
+            ],
+            outputs=[
+                result(SubjectType, "subject", tooltip="For Apply HiFi Subject."),
+                result(io.String, "word", tooltip="The class word that prompts name the subject by."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        path = folder_paths.get_full_path(FOLDER, file)
+        return Path(path).stat().st_mtime if path else float("nan")
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        path = folder_paths.get_full_path(FOLDER, file)
+        if path is None:
+            raise FileNotFoundError(f"file: no {file} in models/{FOLDER}; train and save a subject, or put one there")
+        subject = subjects.load(path)
+        return io.NodeOutput(subject, subject.word, ui=shown(describe(subject, Path(path)), cls.hidden.unique_id))
+
+
+NODES = [SaveSubject, LoadSubject]

@@ -1,0 +1,5 @@
+"""All workflows that come with the pack: file name in workflows/ -> the graph that it is built from."""
+
+from . import graphs, hifi_graphs
+
+WORKFLOWS = {**graphs.WORKFLOWS, **hifi_graphs.WORKFLOWS}
