@@ -48,6 +48,7 @@ def test_half_precision_and_handing_back(folder):
 
 
 def test_what_is_no_blip2_is_named(folder, tmp_path):
+    pytest.importorskip("torchvision", reason="the other model is a SAM 2, which needs torchvision")
     save_sam2(tmp_path / "sam2")
     with pytest.raises(ValueError, match="is a sam2 model, but a BLIP-2 is needed here"):
         Blip2(tmp_path / "sam2").caption(pictures())

@@ -29,6 +29,7 @@ PROMPTS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Random models: sam.pth, sam.safetensors, and the folders sam2, sam3, dino."""
+    pytest.importorskip("torchvision", reason="segment-anything, SAM 2 and SAM 3 need torchvision")
     folder = tmp_path_factory.mktemp("vision")
     torch.save(sam().state_dict(), folder / "sam.pth")
     save_file(sam().state_dict(), folder / "sam.safetensors")
