@@ -188,11 +188,13 @@ class Step:
         """
         phi = phi.detach().clone().requires_grad_(True)
         optimiser, moving, before = torch.optim.Adam([phi], lr=lr), None, None
+        scale = float(self.z[0].numel())  # gradients of a mean would vanish on their way through half precision
         for _ in range(steps):
             with torch.enable_grad():
                 wrong = (self._forward(phi) - target).square()
                 error = masked_mean(wrong, mask)
-                (phi.grad,) = torch.autograd.grad(error.sum(), phi)
+                (gradient,) = torch.autograd.grad(error.sum() * scale, phi)
+            phi.grad = gradient / scale
             kept = phi.detach().clone()
             optimiser.step()
             if moving is not None:

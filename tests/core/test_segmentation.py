@@ -27,9 +27,13 @@ PROMPTS = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def torchvision():
+    return pytest.importorskip("torchvision", reason="segment-anything, SAM 2 and SAM 3 need torchvision")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, torchvision):
     """Random models: sam.pth, sam.safetensors, and the folders sam2, sam3, dino."""
-    pytest.importorskip("torchvision", reason="segment-anything, SAM 2 and SAM 3 need torchvision")
     folder = tmp_path_factory.mktemp("vision")
     torch.save(sam().state_dict(), folder / "sam.pth")
     save_file(sam().state_dict(), folder / "sam.safetensors")
@@ -101,7 +105,7 @@ def test_both_kinds_of_file_are_one_model(folder):
 
 
 @pytest.mark.parametrize("kind", ["vit_b", "vit_l", "vit_h"])
-def test_published_sizes_are_read_off_their_shapes(kind):
+def test_published_sizes_are_read_off_their_shapes(torchvision, kind):
     from segment_anything import sam_model_registry
 
     with torch.device("meta"):
@@ -118,7 +122,7 @@ class Harmful:
         return print, ("opened",)
 
 
-def test_a_file_that_is_no_sam_is_refused(tmp_path, capsys):
+def test_a_file_that_is_no_sam_is_refused(torchvision, tmp_path, capsys):
     bad = {
         "code.pth": (lambda path: torch.save({"model": Harmful()}, path), "holds more than weights, which is never"),
         "short.pth": (lambda path: path.write_bytes(b"PK\x03\x04"), "the download may be incomplete"),
