@@ -10,6 +10,7 @@ from likeness_in_comfyui.core.demo import judges, world
 from likeness_in_comfyui.core.hifi.align import align
 from likeness_in_comfyui.core.hifi.reference import pick
 from likeness_in_comfyui.nodes import hifi_reference as under_test
+from likeness_in_comfyui.nodes import hifi_reference_model as model_of
 
 COUNT = 3
 
@@ -115,7 +116,7 @@ def main(pack):
     result |= {"generated": generated.contiguous(), "generated mask": generated_mask.contiguous()}
 
     # --- batches, sizes, without a graph
-    aligned, picked = under_test.aligned, under_test.picked
+    aligned, picked = model_of.aligned, model_of.picked
     batch = aligned(sources, source_masks, generated_mask, generated)
     result["batch"] = [[list(part.shape) for part in batch[:3]], batch[3].splitlines()]
     singles = [aligned(sources[i : i + 1], source_masks[i : i + 1], generated_mask) for i in range(COUNT)]
