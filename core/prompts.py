@@ -118,8 +118,12 @@ def placed(filled: Sequence[Sequence[Piece]], size: int = CHUNK) -> list[tuple[i
 
 def used(prompt: str, tokenize: Tokenize, size: int = CHUNK) -> int:
     """Position after a prompt's last word among the text tokens that a model sees; without words, after the start."""
-    filled = layout(prompt, tokenize, size)
-    return max((index + 1 for index, _ in placed(filled, size)), default=1)
+    return end(placed(layout(prompt, tokenize, size), size))
+
+
+def end(pieces: Placed) -> int:
+    """`used` for a prompt that a runtime has laid out."""
+    return max((index + 1 for index, _ in pieces), default=1)
 
 
 def find(word: str, pieces: Sequence[tuple[int, Piece]], length: int, tokenize: Tokenize) -> Tensor:

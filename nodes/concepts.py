@@ -42,6 +42,25 @@ def _kind(name: str) -> str | None:
         return None
 
 
+def path_of(name: str) -> Path:
+    """A file of the folder; FileNotFoundError where it is gone."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    if path is None:
+        raise FileNotFoundError(f"file: no {name} in models/{FOLDER}; train and save one, or put one there")
+    return Path(path)
+
+
+def changed_at(name: str) -> float:
+    """When a file of the folder was last written, for ComfyUI's cache."""
+    path = folder_paths.get_full_path(FOLDER, name)
+    return Path(path).stat().st_mtime if path else float("nan")
+
+
+def listed_name(path: Path) -> str:
+    """What a file of the folder is called in drop-downs."""
+    return path.relative_to(folder().resolve()).as_posix()
+
+
 def free_path(name: str) -> Path:
     """A file in the folder that doesn't exist yet, of this name or this name with a number.
 
@@ -110,7 +129,7 @@ class SaveConcept(io.ComfyNode):
         path = concepts.save(free_path(name), concept)
         if thumbnail is not None:
             save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
-        name = path.relative_to(folder().resolve()).as_posix()
+        name = listed_name(path)
         return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(concept, path)}", cls.hidden.unique_id))
 
 
@@ -154,15 +173,11 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        path = folder_paths.get_full_path(FOLDER, file)
-        return Path(path).stat().st_mtime if path else float("nan")
+        return changed_at(file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path(FOLDER, file)
-        if path is None:
-            raise FileNotFoundError(f"file: no {file} in models/{FOLDER}; train and save a concept, or put one there")
-        concept = concepts.load(path)
+        concept = concepts.load(path_of(file))
         return io.NodeOutput(concept, concept.word)
 
 

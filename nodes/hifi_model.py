@@ -35,11 +35,10 @@ def encode(clip: Any, prompt: str, subject: Subject, conditioning: list | None =
     if not find_words(clip, prompt, [subject.word])[subject.word].any():
         logging.warning("Likeness: prompt: %r lacks the subject's class word %r", prompt, subject.word)
     placed, tokens = laid_out(clip, prompt)
-    used = max((index + 1 for index, _ in placed), default=1)
     if conditioning is None:
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     check_length(conditioning, tokens)
-    return mark_words(conditioning, {subject.mark: places(tokens, used, subject.count)})
+    return mark_words(conditioning, {subject.mark: places(tokens, prompts.end(placed), subject.count)})
 
 
 def align(clip: Any, source: str, target: str) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import prompts as core_prompts
 from ..core.hifi import subject as subjects
 from ..core.hifi.subject import Subject
 from ..training import hifi, loop
@@ -89,7 +90,7 @@ def _encode(clip: Any, prompt: str, word: str, rows: int) -> list:
     if not where[word].any():
         raise ValueError(f"prompt: {prompt!r} lacks the word {word!r}; both must name the subject alike")
     placed, tokens = laid_out(clip, prompt)
-    subjects.places(tokens, max(index + 1 for index, _ in placed), rows)
+    subjects.places(tokens, core_prompts.end(placed), rows)
     return mark_words(clip.encode_from_tokens_scheduled(clip.tokenize(prompt)), where)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 
 from ..core.hifi import subject as subjects
 from ..core.hifi.subject import Subject
-from .concepts import FOLDER, files_of, folder, free_path, save_thumbnail
+from .concepts import changed_at, files_of, free_path, listed_name, path_of, save_thumbnail
 from .schema import entry, result, schema
 from .texts import shown
 
@@ -68,7 +67,7 @@ class SaveSubject(io.ComfyNode):
         path = subjects.save(free_path(name), subject)
         if thumbnail is not None:
             save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
-        name = path.relative_to(folder().resolve()).as_posix()
+        name = listed_name(path)
         return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(subject, path)}", cls.hidden.unique_id))
 
 
@@ -100,16 +99,13 @@ class LoadSubject(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        path = folder_paths.get_full_path(FOLDER, file)
-        return Path(path).stat().st_mtime if path else float("nan")
+        return changed_at(file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        path = folder_paths.get_full_path(FOLDER, file)
-        if path is None:
-            raise FileNotFoundError(f"file: no {file} in models/{FOLDER}; train and save a subject, or put one there")
+        path = path_of(file)
         subject = subjects.load(path)
-        return io.NodeOutput(subject, subject.word, ui=shown(describe(subject, Path(path)), cls.hidden.unique_id))
+        return io.NodeOutput(subject, subject.word, ui=shown(describe(subject, path), cls.hidden.unique_id))
 
 
 NODES = [SaveSubject, LoadSubject]

@@ -36,7 +36,7 @@ class Learn:
     Args:
         rows: n, text tokens that the subject takes (paper: 5).
         regularisation: w_s, weight of the mean squared distance to the null text's rows (Eq. 6); the paper does not
-            publish it, this one is from a sweep on the embedded model (ours).
+            publish it; ours was chosen by looking at one subject of the embedded model, not by a sweep.
         timesteps: T, DDIM timesteps that get rows of their own (paper: 50); 0 keeps one set for all.
         each: I, steps at each of them (paper: 10).
         batch: pictures a step.

@@ -125,6 +125,17 @@ def lights(images: Tensor, generator: torch.Generator) -> Tensor:
     return (images + 0.03 * torch.rand(count, 1, 1, 1, generator=generator) * noise).clamp(0, 1)
 
 
+def mirrored(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Half of the pictures turned left to right, and what they then show: only the view is another."""
+    turned = torch.rand(len(images), generator=generator) < 0.5
+    images = torch.where(turned[:, None, None, None], images.flip(-1), images)
+    view, opposite = list(truth.VALUES).index("view"), {"left": "right", "right": "left"}
+    swap = torch.tensor([world.VIEWS.index(opposite.get(name, name)) for name in world.VIEWS])
+    labels = labels.clone()
+    labels[turned, view] = swap[labels[turned, view]]  # every picture shows its view
+    return images, labels
+
+
 def _drawn(count: int, cache: Path, workers: int) -> tuple[Tensor, Tensor, Tensor]:
     """Images, labels and masks, from the cache where it is of the world as it is drawn now."""
     tensors = files.load(cache, kind=KIND)[0] if cache.exists() else {}

@@ -20,13 +20,12 @@ from ..core import files
 from ..core.demo import MODEL, world
 from ..core.demo.attributes import AttributeNet
 from ..core.demo.segments import SegmentNet
-from ..core.demo.truth import VALUES
 from . import judge_export as export
 from . import judge_losses as losses
 from . import loop
 from .demo_model import Watch
 from .judge_captions import altered, facts, fits
-from .judge_pictures import SCENES, JudgePictures, jitter
+from .judge_pictures import SCENES, JudgePictures, jitter, mirrored
 from .processes import accelerated
 from .tokenizer import LENGTH, make_tokenizer
 
@@ -162,17 +161,6 @@ def train_attributes(stage: _Stage) -> None:
         return losses.answers(net(images.to(device, memory_format=torch.channels_last)), labels.to(device))
 
     stage.run("attributes", net, stage.trainer("attributes", net, loss))
-
-
-def mirrored(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Half of the pictures turned left to right, and what they then show: only the view is another."""
-    turned = torch.rand(len(images), generator=generator) < 0.5
-    images = torch.where(turned[:, None, None, None], images.flip(-1), images)
-    view, opposite = list(VALUES).index("view"), {"left": "right", "right": "left"}
-    swap = torch.tensor([world.VIEWS.index(opposite.get(name, name)) for name in world.VIEWS])
-    labels = labels.clone()
-    labels[turned, view] = swap[labels[turned, view]]  # every picture shows its view
-    return images, labels
 
 
 def train_segments(stage: _Stage) -> None:

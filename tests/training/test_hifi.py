@@ -1,7 +1,5 @@
 """Learning a subject: the loss written out, Algorithm 1's order, resuming in both stages, messages, the command."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from likeness.cli import main
@@ -105,7 +103,6 @@ def test_resumes_bit_for_bit_in_both_stages(model, tmp_path, stop_at):
     assert again.step == (stop_at if stop_at <= 3 else 3 + (stop_at - 4) // 2 * 2)
     resumed = again.run()
     assert torch.equal(resumed.rows, unbroken.rows) and resumed.settings == unbroken.settings
-    assert len(again.trainer.losses) >= 3
     again.remove()
     assert not list(tmp_path.iterdir())
 
@@ -174,6 +171,6 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["masks", "photos", "subject.safetensors"]
     main([*common, "a photo of a cat", *rest, "--start", "word", "--out", "word.safetensors"])
     word = subjects.load("word.safetensors")
-    assert word.source == replace(subject).source and not torch.allclose(word.rows, subject.rows, atol=0.1)
+    assert word.source == subject.source and not torch.allclose(word.rows, subject.rows, atol=0.1)
     with pytest.raises(SystemExit, match="its words fill 73 of 77 text tokens"):
         main([*common, "a photo of a cat " + "on the beach " * 22 + "now", *rest])
