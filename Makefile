@@ -8,7 +8,7 @@ BIN := .venv/bin
 .venv/ready: pyproject.toml requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[train,plot,test]'
+	$(BIN)/pip install --quiet --editable '.[train,plot,data,test]'
 	touch $@
 
 demo: .venv/ready

@@ -39,7 +39,7 @@ def train_demo_model(argv: list[str]) -> None:
 
 
 def train_demo_lora(argv: list[str]) -> None:
-    """Train the embedded style LoRA, which prints pictures in two inks."""
+    """Train a LoRA for the embedded model: a style, prints in two inks, or with --subject a subject."""
     import tyro
 
     from .training import demo_lora
@@ -60,22 +60,83 @@ def train_judges(argv: list[str]) -> None:
 
 def train_infusion(argv: list[str]) -> None:
     """Learn a concept from a folder of photos."""
-    import tyro
-
     from .training import infusion
 
-    config = tyro.cli(infusion.Config, args=argv, prog="likeness train infusion")
-    print(f"wrote {infusion.train(config, _watch())}")
+    _train(infusion, argv)
 
 
 def train_hifi(argv: list[str]) -> None:
     """Learn a subject's step-wise embeddings from a folder of photos."""
-    import tyro
-
     from .training import hifi
 
-    config = tyro.cli(hifi.Config, args=argv, prog="likeness train hifi")
-    print(f"wrote {hifi.train(config, _watch())}")
+    _train(hifi, argv)
+
+
+def train_retrinet(argv: list[str]) -> None:
+    """Train a RetriNet on identities: pictures of the same people in the same clothes."""
+    from .training import retrinet
+
+    _train(retrinet, argv)
+
+
+def build_retribooru(argv: list[str]) -> None:
+    """Build a RetriBooru data set from tagged pictures: who wears what in which of them."""
+    import tyro
+
+    from .training.data.retribooru import build, report
+
+    config = tyro.cli(build.Config, args=argv, prog="likeness build retribooru")
+    print(report.text(build.build(config, _count())))
+    print(f"wrote {config.out}")
+
+
+def build_demo_figures(argv: list[str]) -> None:
+    """Draw tagged figures of the demo world to try `build retribooru` on; no download."""
+    import tyro
+
+    from .training.data.retribooru import demo
+
+    config = tyro.cli(demo.Figures, args=argv, prog="likeness build demo-figures")
+    print(f"wrote {demo.draw(config, _count())}")
+
+
+def train_refiner(argv: list[str]) -> None:
+    """Train a Refiner: pictures drawn from their own DINO tokens."""
+    from .training import refiner
+
+    _train(refiner, argv)
+
+
+def train_view_generator(argv: list[str]) -> None:
+    """Train a View Generator: other views of a subject from its DINO tokens."""
+    from .training import view_generator
+
+    _train(view_generator, argv)
+
+
+def train_toffeenet(argv: list[str]) -> None:
+    """Train a ToffeeNet: a subject generated or edited by a prompt."""
+    from .training import toffeenet
+
+    _train(toffeenet, argv)
+
+
+def evaluate_pictures(argv: list[str]) -> None:
+    """Measure pictures against a subject's photos and their prompts."""
+    import tyro
+
+    from .training import evaluate
+
+    for name, value in evaluate.run(tyro.cli(evaluate.Config, args=argv, prog="likeness evaluate pictures")).items():
+        print(f"{name:<22} {value:7.4f}")
+
+
+def _train(what, argv: list[str]) -> None:
+    import tyro
+
+    name = what.__name__.rpartition(".")[2].replace("_", "-")
+    config = tyro.cli(what.Config, args=argv, prog=f"likeness train {name}")
+    print(f"wrote {what.train(config, _watch())}")
 
 
 def _watch():
@@ -106,12 +167,36 @@ def _watch():
     return watch
 
 
-PACKAGES = {"PIL": "pillow", "segment_anything": "segment-anything"}
+def _count():
+    """A progress bar a stage, for work that may be stopped anywhere and goes on."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm] = {}
+
+    def watch(stage: str, done: int, total: int) -> None:
+        for name, other in bars.items():
+            if name != stage:
+                other.close()
+        if stage not in bars:
+            bars[stage] = tqdm(desc=stage, total=total or None, initial=done)
+        bars[stage].update(done - bars[stage].n)
+
+    return watch
+
+
+PACKAGES = {"ray": "ray[data]", "PIL": "pillow", "segment_anything": "segment-anything"}
 COMMANDS = {
     ("demo",): demo,
     ("draw",): draw,
     ("train", "infusion"): train_infusion,
     ("train", "hifi"): train_hifi,
+    ("train", "retrinet"): train_retrinet,
+    ("train", "refiner"): train_refiner,
+    ("train", "view-generator"): train_view_generator,
+    ("train", "toffeenet"): train_toffeenet,
+    ("build", "retribooru"): build_retribooru,
+    ("build", "demo-figures"): build_demo_figures,
+    ("evaluate", "pictures"): evaluate_pictures,
     ("train", "demo-model"): train_demo_model,
     ("train", "demo-lora"): train_demo_lora,
     ("train", "judges"): train_judges,

@@ -139,20 +139,22 @@ def run(
     seeds: int = 2,
     cache: Path = CACHE,
     watch: Callable[[str], None] = print,
+    previous: bool = False,
 ) -> Result:
-    """Draw and judge everything; the first method is the baseline."""
+    """Draw and judge everything; the baseline of each method is the first one, or the one before it."""
     panel, scores = Panel(), {}
     for method in methods:
         for case in subjects:
             scores[method.name, case.name] = score(panel, case, draw(method, case, seeds, cache))
             watch(f"{method.name}: {case.name}")
-    base = methods[0].name
+    names = [m.name for m in methods]
+    base = dict(zip(names[1:], names if previous else [names[0]] * len(names)))
     means = {
         m.name: {k: float(torch.stack([scores[m.name, c.name][k].mean() for c in subjects]).mean()) for k in METRICS}
         for m in methods
     }
-    against = {m.name: {k: _difference(scores, m.name, base, subjects, k) for k in METRICS} for m in methods[1:]}
-    return Result(means, against, base, len(subjects), len(PROMPTS), seeds)
+    against = {name: {k: _difference(scores, name, base[name], subjects, k) for k in METRICS} for name in base}
+    return Result(means, against, "the row before" if previous else names[0], len(subjects), len(PROMPTS), seeds)
 
 
 def _difference(

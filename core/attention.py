@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class Layer(Protocol):
@@ -135,6 +136,23 @@ class AttentionControl(Protocol):
             k, v: (R, L, width).
             attend: the layer itself, as the runtime would run it.
         """
+
+
+def shrink(mask: Tensor, positions: int, size: tuple[int, int]) -> Tensor:
+    """A mask (b, H, W) at a layer of so many positions, (b, positions, 1).
+
+    Args:
+        size: height and width of the latents, whose shape the layer keeps (rounded up at each halving).
+
+    Raises:
+        ValueError: a layer of another shape, as packs that cut the picture into tiles make it.
+    """
+    height, width = size
+    while height * width > positions:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != positions:
+        raise ValueError(f"a layer has {positions} positions, which no halving of {size} gives; leave the mask out")
+    return F.adaptive_avg_pool2d(mask[None].float(), (height, width))[0].flatten(1)[..., None]
 
 
 @dataclass

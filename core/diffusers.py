@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from .attention import Rows, Site
-from .denoiser import Hooks
+from .denoiser import Hooks, rows_of
+from .diffusers_skips import residuals, skips_of
 from .diffusion import Schedule
-from .skips import Skip
+from .weights import put_in
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Text:
     def with_tokens(self, tokens: Tensor) -> Text:
         return replace(self, tokens=tokens)
 
+    def with_rows(self, others: Sequence[Text]) -> Text:
+        texts = (self, *others)
+        extra = _stack([text.extra for text in texts], 1, self.tokens.dtype)
+        return replace(self, tokens=rows_of([text.tokens for text in texts]), words={}, extra=extra)
+
     def unconditional(self) -> Text:
         return replace(self, conditional=False)
 
@@ -61,7 +67,7 @@ class DiffusersDenoiser:
         self.unet, self.schedule = unet, schedule
         self._modules = dict(_attention_modules(unet))
         self.sites = tuple(self._modules)
-        self.skips = _skips(unet)
+        self.skips = skips_of(unet)
         self._running: tuple[Hooks, Rows] | None = None
 
     def save_memory(self) -> None:
@@ -69,7 +75,7 @@ class DiffusersDenoiser:
         from torch.utils.checkpoint import checkpoint
 
         def rerun(function: Any, *args: Any) -> Any:
-            again = _attention(self._modules, *self._running)
+            again = self._inside(*self._running)
             return checkpoint(function, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
 
         self.unet.enable_gradient_checkpointing(rerun)
@@ -86,13 +92,31 @@ class DiffusersDenoiser:
         extra = _stack([c.extra for c in conditions], batch, self.unet.dtype)
         times = torch.as_tensor(t, device=z.device).expand(batch).repeat(count)
         rows = _describe(conditions, batch, hooks, times, (z.shape[-2], z.shape[-1]))
+        if hooks.before is not None:
+            hooks.before(self._alone, rows)
         if hooks.text is not None:
             tokens = hooks.text(tokens, rows)
         inputs, tokens = inputs.to(self.unet.dtype), tokens.to(self.unet.dtype)
         self._running = hooks, rows
-        with _attention(self._modules, hooks, rows), _skip_residuals(self.unet, self.skips, hooks, rows):
+        with self._inside(hooks, rows), residuals(self.unet, self.skips, hooks, rows):
             output = self.unet(inputs, times, encoder_hidden_states=tokens, return_dict=False, **extra)[0]
         return output.to(z.dtype).chunk(count)
+
+    def _alone(self, z: Tensor, t: Tensor, tokens: Tensor, attention: Any, **extra: Tensor) -> None:
+        """`core.denoiser.Network`."""
+        added = {"added_cond_kwargs": extra} if extra else {}
+        self(z, t, Text(tokens, extra=added), hooks=Hooks(attention=attention))
+
+    @contextmanager
+    def _inside(self, hooks: Hooks, rows: Rows) -> Iterator[None]:
+        """What takes part inside of the blocks, and takes part again where a block is recomputed."""
+        handles = put_in(self.unet.get_submodule, hooks.weights, rows)
+        try:
+            with _attention(self._modules, hooks, rows):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
 
 def _rows(x: Tensor, batch: int) -> Tensor:
@@ -239,59 +263,3 @@ def _attention(modules: Mapping[Site, Any], hooks: Hooks, rows: Rows) -> Iterato
     finally:
         for attn, processor in before:
             attn.processor = processor
-
-
-# --- skips -----------------------------------------------------------------------------------------------------------
-
-
-def _skips(unet: Any) -> tuple[Skip, ...]:
-    skips = [Skip("skip.0", 0, 0, unet.conv_in.out_channels)]
-    for level, block in enumerate(unet.down_blocks):
-        layers = [(level, r.out_channels) for r in block.resnets]
-        layers += [(level + 1, d.out_channels) for d in block.downsamplers or ()]
-        skips += [Skip(f"skip.{len(skips) + i}", at, len(skips) + i, c) for i, (at, c) in enumerate(layers)]
-    top = len(unet.down_blocks) - 1
-    return (*skips, Skip("mid", top, len(skips), unet.mid_block.resnets[-1].out_channels))
-
-
-@contextmanager
-def _skip_residuals(unet: Any, skips: tuple[Skip, ...], hooks: Hooks, rows: Rows) -> Iterator[None]:
-    """Forward hooks that read the encoder's features and add residuals where the decoder takes the skips up."""
-    control = hooks.skips
-    if control is None or not any(control.wants(s) for s in skips):
-        yield
-        return
-    residuals: list[Tensor | None] = []
-
-    def see(features: Tensor) -> None:
-        skip = skips[len(residuals)]
-        residuals.append(control(skip, features, rows) if control.wants(skip) else None)
-
-    def after_down(module: Any, args: Any, output: Any) -> None:
-        for features in output[1]:
-            see(features)
-
-    def after_mid(module: Any, args: Any, output: Tensor) -> Tensor:
-        skip = skips[-1]
-        residual = control(skip, output, rows) if control.wants(skip) else None
-        return _plus(output, residual)
-
-    def before_up(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        taken = kwargs["res_hidden_states_tuple"]
-        own = [residuals.pop() for _ in taken][::-1]
-        added = tuple(map(_plus, taken, own))
-        return args, {**kwargs, "res_hidden_states_tuple": added}
-
-    handles = [unet.conv_in.register_forward_hook(lambda module, args, output: see(output))]
-    handles += [block.register_forward_hook(after_down) for block in unet.down_blocks]
-    handles += [unet.mid_block.register_forward_hook(after_mid)]
-    handles += [block.register_forward_pre_hook(before_up, with_kwargs=True) for block in unet.up_blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _plus(h: Tensor, residual: Tensor | None) -> Tensor:
-    return h if residual is None else (h + residual).to(h.dtype)

@@ -13,7 +13,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = {"core": set(), "training": {"core"}, "nodes": {"core", "training"}}
+DATA = ("web", "workflows", "subgraphs")
 LIGHT = {"torch", "einops", "safetensors"}
+HEAVY = {
+    "accelerate",
+    "diffusers",
+    "matplotlib",
+    "peft",
+    "PIL",
+    "pyarrow",
+    "ray",
+    "scipy",
+    "torchvision",
+    "transformers",
+}
 COMFY = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "server", "execution", "nodes", "latent_preview"}
 
 
@@ -89,8 +102,16 @@ def test_importing_the_pack_is_fast(tmp_path):
     # Python compiles a module once, at its first import ever: that is installation, not what every start waits for
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
     for what in ("likeness", ", ".join(MODULES)):
-        code = f"import torch, time; s = time.perf_counter(); import {what}; print(time.perf_counter() - s)"
-        assert min(float(python(code, **compiled)) for _ in range(3)) < 0.3
+        # seconds of this process: others that run beside it don't count
+        code = f"import torch, time; s = time.process_time(); import {what}; print(time.process_time() - s)"
+        assert min(float(python(code, **compiled)) for _ in range(4)) < 0.3
+
+
+def test_no_module_imports_what_is_heavy():
+    code = (
+        f"import torch, sys; before = set(sys.modules); import {', '.join(MODULES)}; print(*set(sys.modules) - before)"
+    )
+    assert not {name.split(".")[0] for name in python(code).split()} & HEAVY
 
 
 @pytest.mark.parametrize("absent", ["diffusers", "transformers", "accelerate", "segment_anything", "tyro", "PIL"])
@@ -132,7 +153,7 @@ def test_the_version_is_one():
 def test_the_wheel_has_everything_that_runs(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     copy = tmp_path / "some other name"
-    tracked = ("__init__.py", "cli.py", "pyproject.toml", "README.md", "LICENSE", *ROOMS, "web", "workflows")
+    tracked = ("__init__.py", "cli.py", "pyproject.toml", "README.md", "LICENSE", *ROOMS, *DATA)
     for name in tracked:
         source, target = ROOT / name, copy / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +161,7 @@ def test_the_wheel_has_everything_that_runs(tmp_path):
     done = subprocess.run([*build, str(copy)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     packed = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
-    wanted = [p for name in (*ROOMS, "web", "workflows") for p in (ROOT / name).rglob("*") if p.is_file()]
+    wanted = [p for name in (*ROOMS, *DATA) for p in (ROOT / name).rglob("*") if p.is_file()]
     missing = {str(p.relative_to(ROOT)) for p in wanted if "__pycache__" not in p.parts} - {
         name.removeprefix("likeness/") for name in packed
     }

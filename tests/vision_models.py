@@ -238,3 +238,87 @@ def save_video_kinds(sam2_folder, sam3_folder, target):
     video.detector_model.load_state_dict(image.state_dict())
     video.save_pretrained(target / "sam3")
     t.Sam3Processor.from_pretrained(sam3_folder).save_pretrained(target / "sam3")
+
+
+def save_blip_vqa(folder):
+    import transformers as t
+
+    tokenizer = _bert_tokenizer(folder)
+    config = t.BlipConfig(
+        text_config=dict(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            encoder_hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            bos_token_id=tokenizer.cls_token_id,
+            eos_token_id=tokenizer.sep_token_id,
+            sep_token_id=tokenizer.sep_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        vision_config=dict(
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
+        ),
+    )
+    shake(t.BlipForQuestionAnswering(config), std=0.5).save_pretrained(folder)
+    images = t.BlipImageProcessor(size={"height": 32, "width": 32})
+    t.BlipProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def save_instructblip(folder):
+    import transformers as t
+
+    tokenizer, qformer = _demo_tokenizer(), _bert_tokenizer(folder / "words")
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    size = dict(hidden_size=32, num_attention_heads=2)
+    config = t.InstructBlipConfig(
+        vision_config=dict(size, intermediate_size=32, num_hidden_layers=1, image_size=28),
+        qformer_config=dict(size, intermediate_size=32, num_hidden_layers=2, vocab_size=len(qformer)),
+        text_config=t.OPTConfig(
+            **size,
+            num_hidden_layers=1,
+            ffn_dim=32,
+            max_position_embeddings=64,
+            word_embed_proj_dim=32,
+            **_special(tokenizer),
+        ),
+        num_query_tokens=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    shake(t.InstructBlipForConditionalGeneration(config), std=0.3).save_pretrained(folder)
+    images = t.BlipImageProcessor(size={"height": 28, "width": 28})
+    t.InstructBlipProcessor(images, tokenizer, qformer, num_query_tokens=4).save_pretrained(folder)
+
+
+def save_yolos(folder, labels=("person", "face")):
+    import transformers as t
+
+    config = t.YolosConfig(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=[64, 96],
+        patch_size=16,
+        num_detection_tokens=6,
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+    )
+    torch.manual_seed(0)
+    shake(t.YolosForObjectDetection(config), std=0.3).save_pretrained(folder)
+    t.YolosImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(folder)
+
+
+def _bert_tokenizer(folder):
+    import transformers as t
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    return t.BertTokenizer.from_pretrained(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from . import demo_export as export
 from . import loop
 from .processes import accelerated
 from .tokenizer import LENGTH, make_tokenizer
+from .weighting import snr_weight
 
 VAE = dict(latent_channels=4, scaling_factor=1.0)
 TEXT = dict(
@@ -110,7 +112,7 @@ def train(config: Config, watch: Watch | None = None) -> Path:
         vae = train_vae(config, pictures, accelerator, watch)
         tokenizer = make_tokenizer(config.out / "tokenizer", world.words())
         known = files.fingerprint({**vae.encoder.state_dict(), "pictures": pictures.images[-1]})
-        latents = encode(vae, pictures, config.work / f"latents-{known}.safetensors")
+        latents = encode(vae, pictures, config.work / f"latents-{known}.safetensors", accelerator)
         unet, text, loss = train_unet(config, pictures, latents, tokenizer, accelerator, watch)
         if accelerator.is_main_process:
             export.save(config, SCHEDULER, vae.cpu(), unet.cpu(), text.cpu(), loss)
@@ -194,11 +196,15 @@ def _edges(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: nn.Module, pictures: Pictures, cache: Path) -> Tensor:
-    """Latents of the whole set, (N, 4, 16, 16)."""
+def encode(vae: nn.Module, pictures: Pictures, cache: Path, accelerator: Any = None) -> Tensor:
+    """Latents of the whole set, (N, 4, 16, 16), made in the accelerator's precision."""
     if cache.exists():
         return files.load(cache, kind="latents")[0]["latents"]
-    parts = [vae.encode(chunk.to(vae.device) / 127.5 - 1).latents.cpu() for chunk in pictures.images.split(16)]
+    parts = []
+    with accelerator.autocast() if accelerator else nullcontext():
+        for chunk in pictures.images.split(16):
+            pixels = (chunk.to(vae.device) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+            parts.append(vae.encode(pixels).latents.float().cpu().contiguous())  # as from the cache
     files.save(cache, {"latents": torch.cat(parts)}, files.Header(kind="latents"))
     return torch.cat(parts)
 
@@ -278,16 +284,6 @@ def swap_padding(tokens: Tensor, ended: Tensor, swapped: Tensor) -> Tensor:
     # where the other prompt still has words, the null text's padding
     strange = torch.where(ended[:-1].roll(1, 0)[..., None], tokens[:-1].roll(1, 0), tokens[-1:])
     return torch.where((swapped[:, None] & ended[:-1])[..., None], strange, tokens[:-1])
-
-
-def snr_weight(schedule: Schedule, low: float = 0.25, high: float = 5.0) -> Tensor:
-    """Loss weights of every timestep for noise prediction, (T,): clean latents weighted by the SNR within low..high.
-
-    The upper bound is min-SNR's (Hang et al. 2023). The lower is ours: at strong noise only the prompt knows the
-    picture's colours and things, and without it those steps hardly count.
-    """
-    snr = schedule.alphas / (1 - schedule.alphas)
-    return (snr.clamp(low, high) / snr).float()
 
 
 # --- common ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from ..core.denoiser import Conditioning, Denoiser
 from ..core.hifi import subject as subjects
 from ..core.hifi.subject import ROWS, Subject
 from . import loop
-from .data import photos
+from .data import photos, records
 from .data.photos import Group
 from .processes import accelerated
 
@@ -215,7 +215,7 @@ class Config:
     """Learn a subject from a folder of photos.
 
     Args:
-        images: folder of photos, of any sizes.
+        images: folder of photos, of any sizes; or records (`build retribooru`), of which `identity` names one.
         prompt: what they show, in plain words.
         word: the class word of the prompt.
         out: subject file to write.
@@ -226,6 +226,7 @@ class Config:
         fit: crop the middle square, pad to a square, or keep proportions in buckets.
         start: "null" starts from the null text's last rows (paper), "word" from the class word's embedding, as textual
             inversion does (ours, for comparison).
+        identity: of records: the id of one of its pictures, or a character with one outfit.
         checkpoint: file to save to and resume from; beside `out` by default.
         learn: what is learned, and how.
     """
@@ -239,6 +240,7 @@ class Config:
     size: int = 128
     fit: str = "crop"
     start: Literal["null", "word"] = "null"
+    identity: str | None = None
     checkpoint: Path | None = None
     learn: Learn = field(default_factory=Learn)
 
@@ -253,7 +255,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     from ..core.demo import MODEL
 
     with accelerated() as accelerator:
-        groups = photos.from_folders(config.images, config.masks, config.size, config.fit)
+        groups = records.from_folders(config.images, config.masks, config.size, config.fit, config.identity)
         model = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
         prompt, null = (model.text(text, [config.word], (config.size,) * 2) for text in (config.prompt, ""))
         subjects.places(prompt.tokens.shape[1], prompts.used(config.prompt, model.text.tokenize), config.learn.rows)

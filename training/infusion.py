@@ -21,7 +21,7 @@ from ..core.infusion import concept as concepts
 from ..core.infusion.concept import Concept
 from ..core.infusion.control import add_values, residual_of
 from . import loop
-from .data import photos
+from .data import photos, records
 from .data.photos import Group
 from .processes import accelerated
 
@@ -180,7 +180,7 @@ class Config:
     """Learn a concept from a folder of photos.
 
     Args:
-        images: folder of photos, of any sizes.
+        images: folder of photos, of any sizes; or records (`build retribooru`), of which `identity` names one.
         prompt: what they show, in plain words.
         word: the word of the prompt that stands for the subject.
         out: concept file to write.
@@ -188,6 +188,7 @@ class Config:
         masks: folder of masks of the same names, white where the subject is; the loss then looks there only.
         size: pixels; 512 for SD1.x and SD2.x, 1024 for SDXL, 128 for the embedded model.
         fit: crop the middle square, pad to a square, or keep proportions in buckets.
+        identity: of records: the id of one of its pictures, or a character with one outfit.
         checkpoint: file to save to and resume from; beside `out` by default.
         learn: what is learned, and how.
     """
@@ -200,6 +201,7 @@ class Config:
     masks: Path | None = None
     size: int = 128
     fit: str = "crop"
+    identity: str | None = None
     checkpoint: Path | None = None
     learn: Learn = field(default_factory=Learn)
 
@@ -214,7 +216,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     from ..core.demo import MODEL
 
     with accelerated() as accelerator:
-        groups = photos.from_folders(config.images, config.masks, config.size, config.fit)
+        groups = records.from_folders(config.images, config.masks, config.size, config.fit, config.identity)
         model = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
         words, learn = (config.word, *config.learn.further), config.learn
         prompt = model.text(config.prompt, words, (config.size, config.size))

@@ -172,7 +172,7 @@ class Trainer:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self._precision():
-            self.loss(self.step, torch.Generator().manual_seed(0))
+            self.loss(self.step, self.generator(self.step))
         started = time.perf_counter()
         self._gradients()
         return time.perf_counter() - started, sum(kept.values())
@@ -210,11 +210,8 @@ class Trainer:
         rank = self.accelerator.process_index if self.accelerator else 0
         self.optimiser.zero_grad(set_to_none=True)
         for i in range(count):
-            generator = torch.Generator().manual_seed(
-                (self.settings.seed * 1_000_003 + self.step) * 4099 + rank * count + i
-            )
             with self._precision():
-                loss = self.loss(self.step, generator) / count
+                loss = self.loss(self.step, self.generator(self.step, rank * count + i)) / count
             (self.accelerator.backward if self.accelerator else torch.Tensor.backward)(loss * self.scale)
             total += float(loss.detach())
         if self.scale != 1:
@@ -222,6 +219,10 @@ class Trainer:
                 if p.grad is not None:
                     p.grad /= self.scale
         return self._share(total)
+
+    def generator(self, step: int, number: int = 0) -> torch.Generator:
+        """The randomness of a step's loss, evaluated for the so-manyth time in it."""
+        return torch.Generator().manual_seed((self.settings.seed * 1_000_003 + step) * 4099 + number)
 
     def _precision(self) -> Any:
         return self.accelerator.autocast() if self.accelerator else nullcontext()

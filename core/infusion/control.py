@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..attention import Layer, Rows, Site
+from ..attention import Layer, Rows, Site, shrink
 from ..denoiser import Hooks
+from ..reach import Reach
 from .concept import Concept
 
 
@@ -44,18 +44,13 @@ class Use:
     mask: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self):
-        if not 0 <= self.start_percent <= self.end_percent <= 1:
-            raise ValueError(
-                f"start_percent is {self.start_percent} and end_percent {self.end_percent}; "
-                "both within 0..1, the start first"
-            )
+        _ = self.reach
         if self.mask is not None and self.mask.ndim != 3:
             raise ValueError(f"mask has shape {tuple(self.mask.shape)}, wanted (1 or batch, height, width)")
 
-    def weight(self, timestep: Tensor, steps: int) -> Tensor:
-        """Strength for each row, 0 outside of its percents; timesteps (R,) of a schedule of so many steps."""
-        done = 1 - timestep / (steps - 1)
-        return self.strength * ((done >= self.start_percent) & (done <= self.end_percent)).to(timestep)
+    @property
+    def reach(self) -> Reach:
+        return Reach(self.strength, self.start_percent, self.end_percent)
 
 
 def check_words(uses: Sequence[Use]) -> tuple[str, ...]:
@@ -93,23 +88,6 @@ def residual_of(
 def add_values(site: Site, columns: Tensor, values: Tensor) -> Tensor:
     """The outer product of attention columns (R, heads, N, W) and values (R, W, width), (R, N, width)."""
     return rearrange(columns @ site.split(values), "r h n d -> r n (h d)")
-
-
-def shrink(mask: Tensor, positions: int, size: tuple[int, int]) -> Tensor:
-    """A mask (b, H, W) at a layer of so many positions, (b, positions, 1).
-
-    Args:
-        size: height and width of the latents, whose shape the layer keeps (rounded up at each halving).
-
-    Raises:
-        ValueError: a layer of another shape, as packs that cut the picture into tiles make it.
-    """
-    height, width = size
-    while height * width > positions:
-        height, width = -(-height // 2), -(-width // 2)
-    if height * width != positions:
-        raise ValueError(f"a layer has {positions} positions, which no halving of {size} gives; leave the mask out")
-    return F.adaptive_avg_pool2d(mask[None].float(), (height, width))[0].flatten(1)[..., None]
 
 
 @dataclass
@@ -182,7 +160,7 @@ class Infusion:
             concept = use.concept
             values = residual_of(concept.residuals, concept.space, site, plan.timestep, self.steps, like, attend)
             if values is not None:
-                weight = use.weight(plan.timestep, self.steps).to(values.dtype)
+                weight = use.reach.weight(plan.timestep, self.steps).to(values.dtype)
                 marks = plan.marks[:, [self.words.index(word) for word in concept.words]]
                 yield use, values * weight[:, None, None], marks
 

@@ -58,6 +58,11 @@ class Dino:
         """Pictures (B, 3, H, W) in 0..1 to unit vectors (B, D), float32: the class token."""
         return torch.nn.functional.normalize(self._tokens(images, None)[0][:, 0], dim=-1)
 
+    def tokens(self, images: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in 0..1 to the class token and all patch tokens, (B, 1 + h w, D), float32."""
+        tokens, (h, w) = self._tokens(images, None)
+        return torch.cat([tokens[:, :1], tokens[:, -h * w :]], 1)  # without registers
+
     def patches(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 to patch tokens (B, h, w, D), float32, not normalised.
 
@@ -71,6 +76,10 @@ class Dino:
             )
         tokens, (h, w) = self._tokens(images, size)
         return tokens[:, -h * w :].unflatten(1, (h, w))
+
+    def release(self) -> None:
+        """Forget the weights, so that their memory is free; the next use loads them again."""
+        self.__dict__.pop("model", None)
 
     @torch.no_grad()
     def _tokens(self, images: Tensor, size: tuple[int, int] | None) -> tuple[Tensor, tuple[int, int]]:

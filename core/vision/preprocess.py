@@ -39,12 +39,15 @@ class Preprocess:
 
         `size` replaces resize and crop by a plain resize. ValueError for anything but pictures.
         """
-        check(images)
-        images = self._resized(images.float(), size or self.resize)
-        if self.crop and not size:
-            images = _centre(images, self.crop)
+        images = self.shown(images, size)
         mean, std = (images.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         return (images - mean) / std
+
+    def shown(self, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """The same in 0..1: what of the pictures the model looks at, (B, 3, h, w)."""
+        check(images)
+        images = self._resized(images.float(), size or self.resize)
+        return _centre(images, self.crop) if self.crop and not size else images
 
     def _resized(self, images: Tensor, to: int | tuple[int, int] | None) -> Tensor:
         height, width = images.shape[-2:]

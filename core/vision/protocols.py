@@ -78,3 +78,11 @@ class Captioner(Protocol):
     def caption(self, images: Tensor) -> list[str]:
         """Pictures (B, 3, H, W) in 0..1 to a caption each, one line."""
         ...
+
+
+class VQA(Protocol):
+    """Questions about pictures, answered in words."""
+
+    def __call__(self, images: Tensor, questions: Sequence[str]) -> list[list[str]]:
+        """Pictures (B, 3, H, W) in 0..1 to B lists, each with an answer to every question, in their order, one line."""
+        ...

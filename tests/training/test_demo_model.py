@@ -10,6 +10,7 @@ from likeness.core.diffusion import Schedule
 from likeness.training import demo_export, demo_model
 from likeness.training.loop import Settings
 from likeness.training.tokenizer import make_tokenizer
+from likeness.training.weighting import snr_weight
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_the_embedded_tokenizer_is_this_one(tmp_path):
 
 def test_snr_weights_are_the_formula():
     schedule = Schedule.scaled_linear()
-    weight = demo_model.snr_weight(schedule)
+    weight = snr_weight(schedule)
     snr = schedule.alphas / (1 - schedule.alphas)
     assert float(weight[-1]) == pytest.approx(0.25 / float(snr[-1]))
     assert float(weight[0]) == pytest.approx(5 / float(snr[0]))

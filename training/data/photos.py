@@ -40,8 +40,6 @@ def read_folder(folder: Path) -> list[tuple[str, Tensor]]:
         FileNotFoundError: no such folder, or no picture in it.
         ValueError: a file that is no readable picture.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     if not folder.is_dir():
         raise FileNotFoundError(f"images: no folder {folder}")
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
@@ -50,13 +48,40 @@ def read_folder(folder: Path) -> list[tuple[str, Tensor]]:
     found = []
     for path in files:
         try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-        except (UnidentifiedImageError, OSError) as e:
+            found.append((path.name, decode(path.read_bytes())))
+        except ValueError as e:
             raise ValueError(f"images: {path.name} can't be read ({e}); remove or replace it") from e
-        pixels = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8)
-        found.append((path.name, pixels.reshape(upright.height, upright.width, 3).permute(2, 0, 1) / 255))
     return found
+
+
+def decode(data: bytes) -> Tensor:
+    """The picture in an image file's bytes, upright, (3, H, W) in 0..1; ValueError where there is none."""
+    import io
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as e:
+        raise ValueError("it is no picture of a known format") from e
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:  # a broken PNG is a SyntaxError to Pillow
+        raise ValueError(str(e)) from e
+    pixels = torch.frombuffer(bytearray(upright.tobytes()), dtype=torch.uint8)
+    return pixels.reshape(upright.height, upright.width, 3).permute(2, 0, 1) / 255
+
+
+def png(picture: Tensor) -> bytes:
+    """A picture (3, H, W) or a mask (1, H, W) in 0..1 as a PNG file's bytes."""
+    import io
+
+    from PIL import Image
+
+    height, width = picture.shape[-2:]
+    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().contiguous()
+    sink = io.BytesIO()
+    Image.frombytes("RGB" if len(picture) == 3 else "L", (width, height), pixels.numpy().tobytes()).save(sink, "PNG")
+    return sink.getvalue()
 
 
 def read_masks(folder: Path, names: Sequence[str]) -> list[Tensor]:
@@ -150,7 +175,8 @@ def _buckets(picture: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, T
     return _crop_to(picture, mask, height, width)
 
 
-def _pad(picture: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def pad(picture: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+    """In the middle of a square, (C, size, size), and where to look in it, (1, size, size): the mask or the picture."""
     h, w = picture.shape[-2:]
     scale = size / max(h, w)
     h, w = max(1, round(h * scale)), max(1, round(w * scale))
@@ -163,7 +189,7 @@ def _pad(picture: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tenso
 
 _FIT: dict[str, Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor | None]]] = {
     "crop": _crop,
-    "pad": _pad,
+    "pad": pad,
     "buckets": _buckets,
 }
 

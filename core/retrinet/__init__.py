@@ -1,0 +1,1 @@
+"""RetriNet: "face" from one reference, "clothes" from another (RetriBooru, section 5)."""

@@ -1,0 +1,107 @@
+"""What the commands of Toffee's three trainings have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..core import files
+from ..core.diffusers import DiffusersDenoiser
+from ..core.toffee import adapter as adapters
+from . import loop
+from .data.examples import Load
+from .dino_adapter import Bank, Learn, Training, begin, source_of
+from .processes import accelerated
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the three commands have in common.
+
+    Args:
+        out: file to write.
+        model: folder in diffusers' layout, .safetensors checkpoint or hub name; the embedded model by default.
+        dino: DINO by folder or hub name; the embedded judge by default.
+        init: an adapter to go on from.
+        pictures: examples drawn from the demo world where none are given.
+        size: pixels.
+        keep_encoded: keep all latents and tokens in memory.
+        checkpoint: file to save to and resume from; beside `out` by default.
+        threads: CPU threads.
+        learn: what is learned, and how.
+    """
+
+    out: Path
+    model: str | None = None
+    dino: str | None = None
+    init: Path | None = None
+    pictures: int = 4000
+    size: int = 128
+    keep_encoded: bool = True
+    checkpoint: Path | None = None
+    threads: int = 2
+    learn: Learn = field(default_factory=Learn)
+
+
+def run(
+    model: str,
+    config: Config,
+    loads: Sequence[Load],
+    watch: Callable[[str, loop.Progress], None] | None = None,
+    controlnet: str | Path | None = None,
+) -> Path:
+    """Train one of the three models headless and write it, also when it is stopped.
+
+    Args:
+        model: one of `core.toffee.adapter.MODELS`.
+        controlnet: a depth ControlNet, folder or hub name.
+
+    Raises:
+        FileNotFoundError, ValueError: a model or examples that can't be used.
+    """
+    from ..core import checkpoint
+    from ..core.demo import MODEL, judges
+    from ..core.toffee.inpainting import widened
+    from ..core.vision.dino import Dino
+
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.learn.loop.seed)
+    with accelerated() as accelerator:
+        loaded = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
+        denoiser, source = loaded.denoiser, source_of(loaded.denoiser)
+        if model == "toffeenet":
+            denoiser = DiffusersDenoiser(widened(denoiser.unet), denoiser.schedule)
+        if config.learn.save_memory:
+            denoiser.save_memory()
+        name = config.dino or judges.JUDGES / "dino"
+        dino = Dino(name, device=accelerator.device)
+        if config.init:
+            adapter = adapters.load(config.init)
+            adapter.check(denoiser.sites)
+        else:
+            width = dino.model.config.hidden_size
+            adapter = begin(model, denoiser, width, config.learn, config.dino or "the embedded judge", source)
+        adapter.to(accelerator.device)
+        start = files.fingerprint(adapter.state_dict())
+        network = None
+        if controlnet is not None:
+            from diffusers import ControlNetModel
+
+            network = ControlNetModel.from_pretrained(controlnet).to(accelerator.device).eval().requires_grad_(False)
+        bank = Bank(loads, loaded.encode, dino.tokens, model == "toffeenet", config.keep_encoded)
+        file = config.checkpoint or config.out.with_suffix(".checkpoint")
+        identity = f"{source} {start} {len(loads)}"
+        training = Training(
+            denoiser, adapter, loaded.text, bank, config.learn, network, file, accelerator, source=identity
+        )
+        try:
+            training.run(watch and (lambda progress: watch(model, progress)))
+        finally:
+            if accelerator.is_main_process and training.trainer.step:
+                adapters.save(config.out, training.learned())
+        if accelerator.is_main_process:
+            file.unlink(missing_ok=True)
+    return config.out

@@ -1,0 +1,1 @@
+"""RetriBooru's data set (section 3 of the paper), built from any folder of tagged pictures."""
