@@ -15,8 +15,14 @@ def extension():
         infusion,
         lists,
         metrics,
+        references,
+        retrinet,
+        retrinet_learning,
+        retrinets,
         segmentation,
         subjects,
+        toffee,
+        toffee_adapters,
         vision,
     )
 
@@ -37,6 +43,12 @@ def extension():
                 *lists.NODES,
                 *metrics.NODES,
                 *segmentation.NODES,
+                *references.NODES,
+                *retrinets.NODES,
+                *retrinet.NODES,
+                *retrinet_learning.NODES,
+                *toffee.NODES,
+                *toffee_adapters.NODES,
             ]
 
     return Likeness()

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from .schema import entry, result, schema
 
 ANY = "any"
+STANDARD, INPAINTING = "standard", "inpainting (nine channels)"
 
 
 class LoadDemoModel(io.ComfyNode):
@@ -22,7 +23,17 @@ class LoadDemoModel(io.ComfyNode):
             description="A tiny Stable Diffusion that comes with the pack: try every method without a download. "
             "Draws 128x128 pictures of a small picture-book world.",
             search_aliases=["likeness demo", "tiny checkpoint", "demo checkpoint", "load checkpoint"],
-            inputs=[],
+            inputs=[
+                entry(
+                    io.Combo,
+                    "variant",
+                    options=[STANDARD, INPAINTING],
+                    default=STANDARD,
+                    optional=True,
+                    tooltip="The inpainting one has the channels of Stable Diffusion's inpainting models, for "
+                    "ToffeeNet; by itself it draws what the standard one draws.",
+                ),
+            ],
             outputs=[
                 result(
                     io.Model, "MODEL", tooltip="The demo U-Net. Works with KSampler, LoRA loaders and every other node."
@@ -33,10 +44,10 @@ class LoadDemoModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
+    def execute(cls, variant: str = STANDARD) -> io.NodeOutput:
         from . import demo_model
 
-        return io.NodeOutput(*demo_model.load())
+        return io.NodeOutput(*demo_model.load(inpainting=variant == INPAINTING))
 
 
 class DemoSubject(io.ComfyNode):

@@ -17,20 +17,25 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from ..core.demo import MODEL
+from ..core.toffee.inpainting import CHANNELS
 
 
-def load(folder: Path = MODEL) -> tuple[Any, Any, Any]:
+def load(folder: Path = MODEL, inpainting: bool = False) -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE from a folder in diffusers' layout.
 
     Weights are made outside inference mode, so that trainers (ours and ComfyUI's own) can differentiate through them.
+
+    Args:
+        inpainting: see `load_model`.
 
     Raises:
         FileNotFoundError: the folder lacks a part.
     """
     with torch.inference_mode(False):
-        return load_model(folder), load_clip(folder), load_vae(folder)
+        return load_model(folder, inpainting), load_clip(folder), load_vae(folder)
 
 
 def _part(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -51,18 +56,21 @@ class DemoModel(comfy.supported_models.SD15):
     unet_extra_config = {"num_head_channels": -1}
 
 
-def load_model(folder: Path, disable_dynamic: bool = False) -> Any:
+def load_model(folder: Path, inpainting: bool = False, disable_dynamic: bool = False) -> Any:
     """The U-Net as a MODEL.
 
     Args:
+        inpainting: whether it has an inpainting model's nine input channels, the five new ones without effect.
         disable_dynamic: asked for by ComfyUI when it trains; the plain patcher used here always obeys.
     """
     config, weights = _part(folder, "unet")
     layers, channels = config["layers_per_block"], config["block_out_channels"]
-    levels = len(channels)
+    levels, inputs = len(channels), CHANNELS if inpainting else config["in_channels"]
+    # as core.toffee.inpainting.widened does it
+    weights["conv_in.weight"] = F.pad(weights["conv_in.weight"], (0, 0, 0, 0, 0, inputs - config["in_channels"]))
     sizes = dict(
         image_size=32,
-        in_channels=config["in_channels"],
+        in_channels=inputs,
         out_channels=config["out_channels"],
         model_channels=channels[0],
         num_res_blocks=[layers] * levels,
@@ -87,7 +95,7 @@ def load_model(folder: Path, disable_dynamic: bool = False) -> Any:
     model.diffusion_model.load_state_dict({names[k]: v for k, v in weights.items()})
     patcher = comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload)
     # ComfyUI's own LoRA trainer clones a MODEL by making it anew
-    patcher.cached_patcher_init = (load_model, (folder,))
+    patcher.cached_patcher_init = (load_model, (folder, inpainting))
     return patcher
 
 

@@ -6,7 +6,7 @@ Only public hooks and wrappers; LoRA patches, ControlNet and offloading are Comf
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,17 +19,20 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ..core.denoiser import Hooks
+from ..core.denoiser import Hooks, rows_of
 from ..core.diffusion import Schedule
 from . import gradients as autograd
 from . import streams
 from .hooks import install, sites, skips, unet_of
 from .words import UNCONDITIONAL, carry_rows, holds, is_conditional, seal_words, without_words
 
-STREAMS = "likeness_streams"
+STREAMS, LAST = "likeness_streams", "likeness_last"
+PER_ROW = {"y"}  # what a prompt gives the network besides its tokens
 
 
-def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional: bool = False) -> Any:
+def attach(
+    model: Any, hooks: Hooks, key: str | None = None, share_unconditional: bool = False, last: bool = False
+) -> Any:
     """A clone of MODEL that carries a method into any sampler node.
 
     Conditionings whose words the method follows are marked by `words.mark_words`. A method of several streams draws
@@ -39,12 +42,14 @@ def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional
     Args:
         key: a name under which this attachment replaces an earlier one.
         share_unconditional: whether all streams take the first one's unconditional prediction.
+        last: whether its attention lies around all other methods', also of those attached later: one that needs every
+            row, where others may ask their layers for some only.
 
     Raises:
         ValueError: a model without U-Net, or one that another method draws in several streams already.
     """
     unet_of(model)
-    name = key or _new_key()
+    name = key or (f"{LAST}_" if last else "") + _new_key()
     if hooks.streams > 1 and model.get_attachment(STREAMS) not in (None, name):
         raise ValueError("model: another method draws it in several streams already; connect the model from before it")
 
@@ -56,7 +61,7 @@ def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional
             return executor(*args, **kwargs)
         rows = _new_key()
         # the guider puts its own options back when the run ends
-        guider.model_options = install(guider.model_options, unet_of(guider.model_patcher), hooks, rows)
+        guider.model_options = install(guider.model_options, guider.model_patcher, hooks, rows)
         guider.conds = dict(zip(guider.conds, carry_rows(roles, hooks.words, rows)))
         if hooks.streams == 1:
             return executor(*args, **kwargs)
@@ -68,6 +73,9 @@ def attach(model: Any, hooks: Hooks, key: str | None = None, share_unconditional
     patched = model.clone()
     patched.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, name)
     patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, name, wrapper)
+    wrappers = patched.wrappers[WrappersMP.OUTER_SAMPLE]
+    for later in [key for key in wrappers if key and key.startswith(LAST)]:
+        wrappers[later] = wrappers.pop(later)  # what is installed last lies outermost
     if hooks.streams > 1:
         patched.set_attachments(STREAMS, name)
     return patched
@@ -99,6 +107,14 @@ class Prompt:
         replaced = comfy.conds.CONDCrossAttn(tokens)
         return replace(self, entries=({**entry, "model_conds": {**entry["model_conds"], "c_crossattn": replaced}},))
 
+    def with_rows(self, others: Sequence[Prompt]) -> Prompt:
+        prompts = (self, *others)
+        tokens = rows_of([prompt.tokens for prompt in prompts])
+        conds = [prompt.entries[0]["model_conds"] for prompt in prompts]
+        rows = {k: type(c)(torch.cat([each[k].cond for each in conds])) for k, c in conds[0].items() if k in PER_ROW}
+        entry = self.entries[0]
+        return replace(self, entries=({**entry, "model_conds": {**conds[0], **rows}},)).with_tokens(tokens)
+
     def unconditional(self) -> Prompt:
         return replace(self, conditional=False)
 
@@ -114,9 +130,10 @@ class ComfyDenoiser:
 
     def __init__(self, guider: Any, model_options: dict[str, Any]):
         self._inner, self._options = guider.inner_model, model_options
-        self._unet = unet_of(guider.model_patcher)
+        self._model = guider.model_patcher
+        unet = unet_of(self._model)
         self.schedule = schedule_of(self._inner.model_sampling)
-        self.sites, self.skips = tuple(sites(self._unet)), skips(self._unet)
+        self.sites, self.skips = tuple(sites(unet)), skips(unet)
 
     def __call__(
         self, z: Tensor, t: int | Tensor, *conditions: Prompt, hooks: Hooks | None = None
@@ -125,7 +142,7 @@ class ComfyDenoiser:
         options, conds = self._options, [without_words(c.entries) for c in conditions]
         if hooks is not None:
             key = _new_key()
-            options = install(options, self._unet, hooks, key)
+            options = install(options, self._model, hooks, key)
             conds = carry_rows([(c.conditional, c.entries) for c in conditions], hooks.words, key)
         sigmas = self._inner.model_sampling.sigmas
         sigma = sigmas[torch.as_tensor(t, device=sigmas.device)].to(z).expand(len(z))
@@ -148,6 +165,14 @@ def schedule_of(sampling: Any) -> Schedule:
         raise ValueError(f"model: its sampling is {names}; Likeness needs a discrete epsilon or v-prediction schedule")
     prediction = "v_prediction" if is_v else "epsilon"
     return Schedule(1 / (1 + sampling.sigmas.double() ** 2), prediction=prediction)
+
+
+def timesteps_of(model: Any) -> int:
+    """Timesteps of a MODEL's noise schedule; ValueError as `schedule_of`."""
+    sampling = model.get_model_object("model_sampling")
+    schedule_of(sampling)
+    # distilled samplings keep few noise levels, but the timesteps of all
+    return int(sampling.timestep(sampling.sigma_max)) + 1
 
 
 Work = Callable[[ComfyDenoiser, Tensor, dict[str, Prompt]], Any]

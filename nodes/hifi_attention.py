@@ -31,13 +31,16 @@ def draw(
     subject.check(tuple(sites(unet_of(model))))
     maps = SubjectMaps(subject.mark, subject.count)
     watched = denoiser.attach(model, replace(SubjectText(subject).hooks, attention=maps))
-    guider = comfy.samplers.CFGGuider(watched)
-    null = clip.encode_from_tokens_scheduled(clip.tokenize(""))
-    guider.set_conds(hifi_model.encode(clip, prompt, subject), null)
+    drawn = sampled(watched, clip, hifi_model.encode(clip, prompt, subject), latent, seed, steps, guidance)
+    return contact_sheet(maps, shown).movedim(0, -1)[None], vae.decode(drawn)
+
+
+def sampled(model: Any, clip: Any, positive: list, latent: dict, seed: int, steps: int, guidance: float) -> Tensor:
+    """Latents by ordinary sampling, with an empty negative prompt."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, clip.encode_from_tokens_scheduled(clip.tokenize("")))
     guider.set_cfg(guidance)
     start = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", steps)
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
     noise = comfy.sample.prepare_noise(start, seed)
-    drawn = guider.sample(noise, start, comfy.samplers.ksampler("euler"), sigmas, seed=seed)
-    return contact_sheet(maps, shown).movedim(0, -1)[None], vae.decode(drawn)
+    return guider.sample(noise, start, comfy.samplers.ksampler("euler"), sigmas, seed=seed)

@@ -13,6 +13,7 @@ import comfy.ldm.modules.attention as attention
 import comfy.ldm.modules.diffusionmodules.openaimodel as openaimodel
 import comfy.model_patcher
 import comfy.patcher_extension
+import comfy.utils
 import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch import Tensor
 from ..core.attention import AttentionControl, Rows, Site
 from ..core.denoiser import Hooks
 from ..core.skips import Skip, SkipControl
+from ..core.weights import put_in
 from .streams import ALONE
 
 SLOT = {"self": "attn1", "cross": "attn2"}
@@ -96,10 +98,19 @@ def skips(unet: Any) -> tuple[Skip, ...]:
     return tuple(found)
 
 
+def layers_of(model: Any, parts: tuple[str, ...] = ("",)) -> dict[str, Any]:
+    """The layers with weights of a MODEL's U-Net, or of some of its parts, by diffusers' names."""
+    modules = dict(unet_of(model).named_modules())
+    names = comfy.utils.unet_to_diffusers(model.model.model_config.unet_config)
+    pairs = ((name.removesuffix(".weight"), own.removesuffix(".weight")) for name, own in names.items())
+    # the names of layers that this layout lacks, and of biases, lead nowhere
+    return {name: modules[own] for name, own in pairs if name.startswith(parts) and own in modules}
+
+
 # --- putting hooks in ------------------------------------------------------------------------------------------------
 
 
-def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) -> dict[str, Any]:
+def install(model_options: dict[str, Any], model: Any, hooks: Hooks, key: str) -> dict[str, Any]:
     """A run's model options with a method's hooks in them.
 
     The hooks become patches at each network call, around whatever is in force for that call: some nodes patch as late
@@ -107,10 +118,13 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
 
     Args:
         model_options: of this run; not changed.
+        model: the MODEL that runs.
         key: unique name of this installation; conditionings carry their rows under it.
     """
+    unet = unet_of(model)
     layers = {s: there for s, there in sites(unet).items() if hooks.attention and hooks.attention.wants(s)}
     found = skips(unet) if hooks.skips is not None else ()
+    weighted = layers_of(model) if hooks.weights is not None else {}
 
     def wrapper(
         executor: Any,
@@ -133,7 +147,12 @@ def install(model_options: dict[str, Any], unet: Any, hooks: Hooks, key: str) ->
             _patch_attention(options, site, block, layer, hooks.attention, rows)
         if found:
             control = _patch_skips(options, found, hooks.skips, rows, control)
-        return executor(x, timesteps, context, y, control, options, **kwargs)
+        handles = put_in(weighted.__getitem__, hooks.weights, rows)
+        try:
+            return executor(x, timesteps, context, y, control, options, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
 
     options = comfy.model_patcher.create_model_options_clone(model_options)
     comfy.patcher_extension.add_wrapper_with_key(

@@ -53,10 +53,7 @@ def detach(model: Any) -> tuple[Any, Infusion | None]:
 
 
 def _control(model: Any, uses: Sequence[Use]) -> Infusion:
-    sampling = model.get_model_object("model_sampling")
-    denoiser.schedule_of(sampling)  # refuses what has no such schedule
-    # distilled samplings keep few noise levels, but the timesteps of all
-    return Infusion(uses, steps=int(sampling.timestep(sampling.sigma_max)) + 1)
+    return Infusion(uses, steps=denoiser.timesteps_of(model))
 
 
 def encode(clip: Any, prompt: str, concept: Concept, conditioning: list | None = None, *, strict: bool = False) -> list:

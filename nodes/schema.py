@@ -19,6 +19,10 @@ def _known(cls: type, fields: dict[str, Any]) -> dict[str, Any]:
 def schema(**fields: Any) -> io.Schema:
     """`io.Schema` under the pack's category, `likeness/<category>`."""
     fields["category"] = "/".join(filter(None, ("likeness", fields.get("category"))))
+    taken = {given.id for given in fields.get("inputs", ())}
+    for made in fields.get("outputs", ()):
+        if made.id in taken:  # 0.3.64 refuses that; users and workflows see names and numbers only
+            made.id += "_out"
     return io.Schema(**_known(io.Schema, fields))
 
 

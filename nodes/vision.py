@@ -14,12 +14,15 @@ DEMO = "demo (built in)"
 DOWNLOAD = " (download)"
 # kinds are those of config.json; a file of the segment_anything package has none
 SAM, SAM2, SAM3, DINO, BLIP2 = "sam", "sam2", "sam3", "grounding-dino", "blip-2"
+DINOS = ("dinov2", "dinov2_with_registers", "vit")
 _SAME = {"sam2_video": SAM2, "sam3_video": SAM3}
 _SUFFIXES = {".pth", ".safetensors"}
 HUB = {
     "facebook/sam2.1-hiera-small": SAM2,
     "IDEA-Research/grounding-dino-tiny": DINO,
     "Salesforce/blip2-opt-2.7b": BLIP2,
+    "facebook/dinov2-base": DINOS[0],
+    "facebook/dinov2-giant": DINOS[0],
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.demo import judges
 from ..core.vision.blip2 import Blip2
+from ..core.vision.dino import Dino
 from ..core.vision.grounding import GroundingDino
 from ..core.vision.sam import Sam
 from ..core.vision.sam2 import Sam2
@@ -22,6 +23,7 @@ from .vision import Model
 
 EVERYTHING = 1e30  # bytes
 CLASSES = {vision.SAM: Sam, vision.SAM2: Sam2, vision.SAM3: Sam3, vision.DINO: GroundingDino, vision.BLIP2: Blip2}
+CLASSES |= dict.fromkeys(vision.DINOS, Dino)
 
 
 @contextmanager

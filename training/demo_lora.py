@@ -1,8 +1,9 @@
-"""A style LoRA for the embedded base model: `likeness train demo-lora`.
+"""LoRAs for the embedded base model, a style or a subject: `likeness train demo-lora`.
 
-It turns everything into a print in two inks, learned from the demo world's own pictures with their brightness mapped to
-a ramp of two colours. Captions stay as they are and there is no trigger word: the style is in force wherever the LoRA
-is. The style and all sizes here are ours.
+The style turns everything into a print in two inks, learned from the demo world's own pictures with their brightness
+mapped to a ramp of two colours. Captions stay as they are and there is no trigger word: the style is in force wherever
+the LoRA is. The subject is learned from a few photos of one individual as DreamBooth does it, without its rare word and
+its class pictures: the class word becomes the subject. The style and all sizes here are ours.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from ..core import checkpoint, files
 from ..core.attention import base_of
-from ..core.demo import MODEL
+from ..core.demo import MODEL, world
 from . import loop
-from .demo_model import Pictures, encode, snr_weight
+from .demo_model import Pictures, encode
 from .processes import accelerated
 from .tokenizer import LENGTH
+from .weighting import snr_weight
 
 KIND = "lora"
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -31,13 +33,15 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Config:
-    """Train a style LoRA for the embedded model.
+    """Train a style LoRA, or a subject's, for the embedded model.
 
     Args:
         out: LoRA file to write, in kohya's naming, which ComfyUI and diffusers read.
         work: folder for rendered pictures, latents and the checkpoint; a second run resumes from it.
         model: folder of the base model.
-        pictures: size of the training set.
+        subject: learn a subject instead of the style: the first held-out one of this kind of the world, as car.
+        photos: of the subject; the Demo Subject node's with seed 0.
+        pictures: size of the style's training set.
         ink: colour of what is dark, red, green and blue in 0..255.
         paper: colour of what is bright.
         contrast: steepness of the ramp around middle grey; 1 leaves brightness as it is.
@@ -50,6 +54,8 @@ class Config:
     out: Path = Path("duotone.safetensors")
     work: Path = Path("runs/demo-lora-work")
     model: Path = MODEL
+    subject: str = ""
+    photos: int = 5
     pictures: int = 1000
     ink: Colour = (48, 12, 120)
     paper: Colour = (255, 184, 148)
@@ -73,8 +79,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     with accelerated() as accelerator:
         model = checkpoint.load(config.model, device=str(accelerator.device))
         config.work.mkdir(parents=True, exist_ok=True)
-        pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
-        pictures = Pictures(duotone(pictures.images, config.ink, config.paper, config.contrast), pictures.shown)
+        pictures = subject_photos(config) if config.subject else style_pictures(config)
         known = files.fingerprint({**model.vae.encoder.state_dict(), "pictures": pictures.images})
         latents = encode(model.vae, pictures, config.work / f"latents-{known}.safetensors")
         (tower,) = model.text.towers
@@ -84,7 +89,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
             parameters,
             make_loss(model, pictures, latents, config.batch),
             config.loop,
-            config.work / "lora.safetensors",
+            config.work / f"{config.subject or 'lora'}.safetensors",
             f"{unet} {text} {known} {config.rank} {config.batch}",
             accelerator,
         )
@@ -98,13 +103,28 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
 
 def settings_of(config: Config, trainer: loop.Trainer) -> dict[str, Any]:
     """What the file says about its training."""
-    own = {k: getattr(config, k) for k in ("pictures", "ink", "paper", "contrast", "rank", "batch")}
+    data = ("subject", "photos") if config.subject else ("pictures", "ink", "paper", "contrast")
+    own = {k: getattr(config, k) for k in (*data, "rank", "batch")}
     return {**own, **vars(config.loop), "steps": trainer.step, "loss": round(trainer.recent, 4)}
 
 
 def weights_hash(module: nn.Module) -> str:
     """Of the weights in half precision, as the model's card has it."""
     return files.fingerprint({k: v.half() if v.is_floating_point() else v for k, v in module.state_dict().items()})
+
+
+def style_pictures(config: Config) -> Pictures:
+    """The world's pictures as prints."""
+    pictures = Pictures.render(config.pictures, config.work / f"pictures-{config.pictures}.safetensors")
+    return Pictures(duotone(pictures.images, config.ink, config.paper, config.contrast), pictures.shown)
+
+
+def subject_photos(config: Config) -> Pictures:
+    """Photos of one subject from the front, each in another place; ValueError for an unknown kind."""
+    (subject,) = world.held_out_subjects(1, config.subject)
+    shots = world.photos(subject, config.photos, style="photo", view="front", accessory=None)
+    images = torch.stack([(shot.image * 255).round().to(torch.uint8) for shot in shots])
+    return Pictures(images, [(shot.subject, shot.scene) for shot in shots])
 
 
 def duotone(images: Tensor, ink: Colour, paper: Colour, contrast: float) -> Tensor:

@@ -32,47 +32,53 @@ def apply(subject, prompt=f"a photo of a {WORD} on the beach", model=("1", 0)):
     return node("LikenessApplyHiFi", **links, prompt=prompt, strength=1.0)
 
 
-def guided(sampling=50, seed=3):
+def guided(sampling=50, seed=9):
     """Draw, find the most similar photo, turn it onto the picture's subject, invert it, draw again led by it."""
+    return led(base(batch=1), ["1", 0], "on the beach", sampling, seed)
+
+
+def by_lora(sampling=50, seed=4):
+    """The same where the subject is in the weights, of a LoRA of it (the paper's DreamBooth form)."""
     graph = base(batch=1)
-    graph |= {
+    graph["24"] = node("LoraLoaderModelOnly", model=["1", 0], lora_name="car.safetensors", strength_model=1.0)
+    return led(graph, ["24", 0], "in the desert", sampling, seed)
+
+
+def led(graph, model, place, sampling, seed):
+    """Two passes with `model`, plain and led by a photo, added under the ids 4 to 23."""
+    scheduler = {"scheduler": "ddim_uniform", "steps": sampling, "denoise": 1.0}
+    return graph | {
         "4": five_photos(WORD),
-        "5": node("CLIPTextEncode", "Prompt", clip=["1", 1], text=f"a photo of a {WORD} on the beach"),
+        "5": node("CLIPTextEncode", "Prompt", clip=["1", 1], text=f"a photo of a {WORD} {place}"),
         "6": node("RandomNoise", noise_seed=seed),
-        "7": node("CFGGuider", model=["1", 0], positive=["5", 0], negative=["2", 0], cfg=5.0),
-        "8": node("BasicScheduler", model=["1", 0], scheduler="ddim_uniform", steps=sampling, denoise=1.0),
+        "7": node("CFGGuider", model=model, positive=["5", 0], negative=["2", 0], cfg=5.0),
+        "8": node("BasicScheduler", model=model, **scheduler),
         "9": node("KSamplerSelect", sampler_name="euler"),
         "10": pass_("First pass", ["9", 0]),
         "11": node("VAEDecode", samples=["10", 0], vae=["1", 2]),
         "12": node("SaveImage", "Without the photo", images=["11", 0], filename_prefix="likeness"),
         "13": segment(["11", 0], WORD),
-        "14": node(
-            "LikenessPickReference",
-            generated=["11", 0],
-            sources=["4", 0],
-            embedder="demo (built in)",
-            source_masks=["4", 1],
-            generated_mask=["13", 0],
-            other_embedder="",
-        ),
-        "15": node(
-            "LikenessAlignReference",
-            reference=["14", 0],
-            reference_mask=["14", 1],
-            target_mask=["13", 0],
-            target=["11", 0],
-            max_rotation=30.0,
-        ),
+        "14": pick(["11", 0], ["4", 0], ["4", 1], ["13", 0]),
+        "15": align(["14", 0], ["14", 1], ["13", 0], ["11", 0]),
         "16": node("PreviewImage", "How they overlap", images=["15", 2]),
         "17": node("CLIPTextEncode", "What the photo shows", clip=["1", 1], text=f"a photo of a {WORD}"),
         "18": node("VAEEncode", pixels=["15", 0], vae=["1", 2]),
-        "19": node("LikenessInvert", model=["1", 0], positive=["17", 0], latent=["18", 0], sigmas=["8", 0]),
+        "19": node("LikenessInvert", model=model, positive=["17", 0], latent=["18", 0], sigmas=["8", 0]),
         "20": reference(["19", 0], ["15", 1]),
         "21": pass_("Second pass", ["20", 0]),
         "22": node("VAEDecode", samples=["21", 0], vae=["1", 2]),
         "23": node("SaveImage", "Led by the photo", images=["22", 0], filename_prefix="likeness"),
     }
-    return graph
+
+
+def pick(generated, sources, source_masks, generated_mask):
+    links = {"generated": generated, "sources": sources, "source_masks": source_masks, "generated_mask": generated_mask}
+    return node("LikenessPickReference", **links, embedder="demo (built in)", other_embedder="")
+
+
+def align(reference, reference_mask, target_mask, target):
+    links = {"reference": reference, "reference_mask": reference_mask, "target_mask": target_mask, "target": target}
+    return node("LikenessAlignReference", **links, max_rotation=30.0)
 
 
 def pass_(title, sampler):
@@ -131,4 +137,4 @@ def replace(sampling=50, steps=10):
     }
 
 
-WORKFLOWS = {"hifi-learn": learn, "hifi-reference": guided, "hifi-replace": replace}
+WORKFLOWS = {"hifi-learn": learn, "hifi-reference": guided, "hifi-lora": by_lora, "hifi-replace": replace}

@@ -9,11 +9,11 @@ def main(pack, absent):
     if absent:
         sys.modules[absent] = None
     import comfy_api.latest
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: tests may run beside others
     extension = asyncio.run(pack.comfy_entrypoint())
     nodes = asyncio.run(extension.get_node_list())
     ids = [node.GET_SCHEMA().node_id for node in nodes]
-    return {"ids": ids, "seconds": time.perf_counter() - start}
+    return {"ids": ids, "seconds": time.process_time() - start}
 """
 
 

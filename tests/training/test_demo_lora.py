@@ -1,17 +1,19 @@
-"""The style LoRA's training, a few steps of it: resumable, repeatable, read by diffusers; and the LoRA that ships."""
+"""The demo LoRAs' training, a few steps of it: resumable, repeatable, read by diffusers; and the LoRAs that ship."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from likeness.core import checkpoint, files
-from likeness.core.demo import MODEL, sheet
+from likeness.core.demo import MODEL, judges, sheet, world
+from likeness.core.metrics.similarity import masked, similarity
 from likeness.training import demo_lora
 from likeness.training.demo_lora import Config, duotone, kohya
 from likeness.training.loop import Cancelled, Settings
 from safetensors.torch import load_file
 
 SHIPPED = MODEL.parent / "loras" / "duotone.safetensors"
+CAR = SHIPPED.with_name("car.safetensors")
 STEPS = Settings(steps=3, lr=1e-2, ema=0.9, every=1)
 
 
@@ -88,6 +90,20 @@ def test_the_file_says_where_it_comes_from(config, trained, model):
     assert set(told) == own | set(vars(config.loop)) and told["lr"] == config.loop.lr
 
 
+def test_a_subjects_photos_are_those_of_its_workflows_and_its_settings_are_kept(config, tmp_path):
+    own = replace(config, out=tmp_path / "car.safetensors", work=tmp_path, subject="car", photos=2)
+    pictures = demo_lora.subject_photos(own)
+    (subject,) = world.held_out_subjects(1, "car")
+    shown = world.photos(subject, 2, seed=0, style="photo", view="front", accessory=None)
+    assert torch.equal(pictures.images, torch.stack([(p.image * 255).round().to(torch.uint8) for p in shown]))
+    assert pictures.shown == [(subject, p.scene) for p in shown]
+    told = files.peek(demo_lora.train(own)).settings
+    assert set(told) == {"subject", "photos", "rank", "batch", "loss"} | set(vars(config.loop))
+    assert (told["subject"], told["photos"], told["steps"]) == ("car", 2, 3)
+    with pytest.raises(ValueError, match="kind"):
+        demo_lora.train(replace(own, subject="castle"))
+
+
 def test_the_hash_is_the_one_on_the_models_card(model):
     unet = model.denoiser.unet
     assert f"U-Net `{demo_lora.weights_hash(unet)}`" in (MODEL / "README.md").read_text()
@@ -137,9 +153,10 @@ def test_a_print_is_a_ramp_of_two_colours():
     assert steep < flat
 
 
-def test_what_ships_is_small_and_made_for_the_embedded_model():
-    header = files.peek(SHIPPED)
-    assert SHIPPED.stat().st_size < 400_000
+@pytest.mark.parametrize("shipped", [SHIPPED, CAR], ids=lambda path: path.stem)
+def test_what_ships_is_small_and_made_for_the_embedded_model(shipped):
+    header = files.peek(shipped)
+    assert shipped.stat().st_size < 300_000
     assert (header.kind, header.base) == ("lora", "context-192") and header.settings["steps"] >= 100
 
 
@@ -159,3 +176,19 @@ def test_what_ships_draws_in_its_two_inks(model):
     adapt(model.denoiser.unet, SHIPPED)
     printed = [off_ramp(p) for p in prompts]
     assert all(b < 0.5 * a for a, b in zip(plain, printed))
+
+
+def test_the_car_that_ships_is_drawn_as_the_photos_show_it(model):
+    """By the judge of identities, each subject alone, in a place that no photo shows."""
+    photos = demo_lora.subject_photos(Config(subject="car")).images / 255
+    noise = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    segments, dino = judges.segments(), judges.dino()
+
+    def likeness():
+        drawn = sheet.text_to_image(model, "a photo of a car in the desert", noise, steps=8, guidance=4.0)
+        embedded = [dino.images(masked(images, segments(images)[:, 0])) for images in (drawn, photos)]
+        return float(similarity(*embedded).mean())
+
+    plain = likeness()
+    adapt(model.denoiser.unet, CAR)
+    assert likeness() > plain + 0.2

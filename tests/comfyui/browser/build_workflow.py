@@ -63,9 +63,9 @@ def to_ui(server, graph, name, folder):
     return {**workflow, "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"likeness/workflows/{name}"))}
 
 
-def screenshot(server, workflow, target, folder):
+def screenshot(server, workflow, target, folder, timeout):
     """The front end after the workflow ran in it, without menus."""
-    browse(server, workflow=workflow, run=True, png=folder / "screen.png")
+    browse(server, workflow=workflow, run=True, png=folder / "screen.png", timeout=timeout)
     screen = Image.open(folder / "screen.png").convert("RGB")
     screen = screen.crop(used(screen))
     scale = min(1.0, SCREEN_WIDTH / screen.width)
@@ -103,7 +103,7 @@ def build(server, name, folder, timeout):
     target = REPOSITORY / "workflows" / name
     target.with_suffix(".json").write_text(json.dumps(workflow, indent=2) + "\n")
     target.with_suffix(".jpg").write_bytes(thumbnail(images))
-    screenshot(server, target.with_suffix(".json"), REPOSITORY / "web" / "docs" / f"{name}.jpg", folder)
+    screenshot(server, target.with_suffix(".json"), REPOSITORY / "web" / "docs" / f"{name}.jpg", folder, timeout)
     print(f"{name}: {len(workflow['nodes'])} nodes, {len(images)} pictures, {target}.json and .jpg")
 
 

@@ -21,7 +21,7 @@ def what_is_missing():
     return None
 
 
-def browse(server, **options):
+def browse(server, timeout=180, **options):
     """Run screenshot.mjs against a server; `workflow=`, `to_ui=`, `run=True`, ... become --workflow, --to-ui, --run.
 
     Returns what it saw ({nodes, missing, ours, otherErrors}); RuntimeError when it found trouble.
@@ -29,7 +29,7 @@ def browse(server, **options):
     command = ["node", str(SCRIPT), "--server", server.url, "--pack", server.folder]
     for name, value in options.items():
         command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
     return json.loads(done.stdout)

@@ -1,15 +1,18 @@
 // Opens a running ComfyUI in Chromium, loads a workflow, looks for trouble, saves a picture or converts the workflow.
 //
 //   node screenshot.mjs --server URL [--workflow FILE | --template NAME --pack FOLDER]
+//                       [--wrap SPEC.json] [--place BLUEPRINT] [--connect LINKS.json]
 //                       [--run] [--png OUT.png] [--to-ui OUT.json] [--to-api OUT.json] [--wait MS]
 //
-// FILE may be in API or in UI format. Exit code 1: no nodes, a missing node, or a page error that names the pack.
+// FILE may be in API or in UI format; --wrap makes one node of it, --place adds a blueprint of the server to it, and
+// --connect connects that one. Exit code 1: no nodes, a missing node, or a page error that names the pack.
 // Environment: PLAYWRIGHT_CORE, a folder whose node_modules holds playwright-core; CHROMIUM, the browser's path.
 import { createRequire } from "node:module";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { connect, place, wrap } from "./blueprint.mjs";
 import { arrange } from "./layout.mjs";
 
 const FLAGS = [
@@ -29,7 +32,9 @@ const { values: options } = parseArgs({
   options: {
     server: { type: "string" }, workflow: { type: "string" }, template: { type: "string" },
     pack: { type: "string", default: "likeness" }, png: { type: "string" }, "to-ui": { type: "string" },
-    "to-api": { type: "string" }, run: { type: "boolean", default: false }, wait: { type: "string", default: "1500" },
+    "to-api": { type: "string" }, run: { type: "boolean", default: false },
+    wrap: { type: "string" }, place: { type: "string" }, connect: { type: "string" },
+    wait: { type: "string", default: "1500" },
   },
 });
 
@@ -99,11 +104,16 @@ async function writeJson(page, file, make) {
   writeFileSync(file, JSON.stringify(await page.evaluate(make), null, 2) + "\n");
 }
 
+const read = (file) => file && JSON.parse(readFileSync(file, "utf8"));
+
 async function work(page) {
   const errors = collectErrors(page);
-  const workflow = options.workflow && JSON.parse(readFileSync(options.workflow, "utf8"));
+  const workflow = read(options.workflow);
   await openFrontEnd(page);
   if (workflow) await loadWorkflow(page, workflow);
+  if (options.wrap) await page.evaluate(wrap, read(options.wrap));
+  if (options.place) await place(page, options.place);
+  if (options.connect) await page.evaluate(connect, read(options.connect));
   if (options.run) await run(page);
   if (options.png) await takePicture(page, options.png);
   if (options["to-ui"]) await writeJson(page, options["to-ui"], () => window.app.graph.serialize());

@@ -1,0 +1,113 @@
+"""RetriNet files in ComfyUI: saved to, listed in and loaded from `models/likeness`, beside the concepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.retrinet import network as networks
+from ..core.retrinet.network import RetriNet
+from .concepts import changed_at, files_of, free_path, listed_name, path_of, save_thumbnail
+from .schema import entry, result, schema
+from .texts import shown
+
+RetriNetType = io.Custom("LIKENESS_RETRINET")
+TRAINED = ("task", "references", "size", "lr", "batch", "drop", "seed")
+
+
+def describe(network: RetriNet, file: Path | None = None) -> str:
+    """What a RetriNet is, in a few lines."""
+    settings = network.settings
+    numbers = sum(p.numel() for p in network.parameters())
+    decoder = "as it was" if network.delta is None else f"{len(network.delta.layers)} layers changed"
+    lines = [
+        f"base: {network.base}",
+        f"{numbers / 1e6:.1f} million numbers, decoder {decoder}",
+        f"levels: {', '.join(network.levels)}",
+    ]
+    if "steps" in settings:
+        lines.append(f"trained: {settings['steps']} of {settings.get('of', settings['steps'])} steps")
+        lines.append(", ".join(f"{k} {settings[k]}" for k in TRAINED if k in settings))
+    if file:
+        lines.append(f"file: {file.name}, {file.stat().st_size / 2**20:.1f} MiB")
+    return "\n".join(lines)
+
+
+class SaveRetriNet(io.ComfyNode):
+    """A RetriNet to disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessSaveRetriNet",
+            display_name="Save RetriNet",
+            category="retrinet",
+            description="Saves a trained RetriNet to models/likeness. An existing file is never overwritten: the new "
+            "one gets a number.",
+            search_aliases=["export retrinet", "save reference network"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(RetriNetType, "retrinet", tooltip="What Train RetriNet learned."),
+                entry(io.String, "name", default="my retrinet", tooltip="File name, without the ending."),
+                entry(
+                    io.Image,
+                    "thumbnail",
+                    optional=True,
+                    tooltip="A picture to find it by; saved beside it as a small JPEG.",
+                ),
+            ],
+            outputs=[result(io.String, "file", tooltip="The file that was written, as Load RetriNet lists it.")],
+        )
+
+    @classmethod
+    def execute(cls, retrinet: Any, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
+        path = networks.save(free_path(name), retrinet.model)
+        if thumbnail is not None:
+            save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
+        text = f"saved {listed_name(path)}\n{describe(retrinet.model, path)}"
+        return io.NodeOutput(listed_name(path), ui=shown(text, cls.hidden.unique_id))
+
+
+class LoadRetriNet(io.ComfyNode):
+    """A RetriNet from disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessLoadRetriNet",
+            display_name="Load RetriNet",
+            category="retrinet",
+            description="Loads a RetriNet from models/likeness: it takes faces and clothes from reference pictures.",
+            search_aliases=["retribooru", "reference network", "load reference"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(
+                    io.Combo,
+                    "file",
+                    options=files_of(networks.KIND),
+                    tooltip="A file in models/likeness. Press R to see new ones.",
+                ),
+            ],
+            outputs=[result(RetriNetType, "retrinet", tooltip="For Apply RetriNet.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        return changed_at(file)
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        from .managed import managed
+
+        path = path_of(file)
+        with torch.inference_mode(False):  # so that other trainings can differentiate through it
+            network = networks.load(path)
+        text = describe(network, path)
+        return io.NodeOutput(managed(network), ui=shown(text, cls.hidden.unique_id))
+
+
+NODES = [LoadRetriNet, SaveRetriNet]

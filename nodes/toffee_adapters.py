@@ -1,0 +1,147 @@
+"""Toffee's adapters in ComfyUI: Refiner, View Generator and ToffeeNet, loaded from `models/likeness` and applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..core.toffee import adapter as adapters
+from ..core.toffee.adapter import Adapter
+from .concepts import changed_at, files_of, path_of
+from .schema import entry, result, schema
+from .texts import shown
+from .toffee import DINOTokensType
+
+DINOAdapterType = io.Custom("LIKENESS_DINO_ADAPTER")
+TRAINED = ("what", "lr", "batch", "reconstruct", "seed")
+
+
+def describe(adapter: Adapter, file: Path) -> str:
+    """What an adapter is, in a few lines."""
+    settings, delta = adapter.settings, adapter.delta
+    numbers = sum(p.numel() for p in adapter.parameters())
+    channels = adapters.channels_of(delta)
+    lines = [
+        f"model: {adapter.model}",
+        f"base: {adapter.base}" + (f", {channels} input channels" if channels else ""),
+        f"DINO: {adapter.dino}, {adapter.width} numbers a token",
+        f"{numbers / 1e6:.1f} million numbers, {0 if delta is None else len(delta.layers)} layers changed",
+    ]
+    if "steps" in settings:
+        lines.append(f"trained: {settings['steps']} steps")
+        lines.append(", ".join(f"{k} {settings[k]}" for k in TRAINED if k in settings))
+    lines.append(f"file: {file.name}, {file.stat().st_size / 2**20:.1f} MiB")
+    return "\n".join(lines)
+
+
+class LoadDINOAdapter(io.ComfyNode):
+    """An adapter from disk."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessLoadDINOAdapter",
+            display_name="Load DINO Adapter",
+            category="toffee",
+            description="Loads a Refiner, a View Generator or a ToffeeNet from models/likeness: what draws a subject "
+            "from its DINO tokens.",
+            search_aliases=["toffee", "toffeenet", "refiner", "view generator", "ip-adapter", "load adapter"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(
+                    io.Combo,
+                    "file",
+                    options=files_of(adapters.KIND),
+                    tooltip="A file in models/likeness. Press R to see new ones.",
+                ),
+            ],
+            outputs=[result(DINOAdapterType, "adapter", tooltip="For Apply DINO.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        return changed_at(file)
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        from . import toffee_model
+
+        path = path_of(file)
+        with torch.inference_mode(False):  # so that trainings can differentiate through it
+            adapter = adapters.load(path)
+        text = describe(adapter, path)
+        return io.NodeOutput(toffee_model.loaded(adapter), ui=shown(text, cls.hidden.unique_id))
+
+
+class ApplyDINO(io.ComfyNode):
+    """DINO tokens into a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessApplyDINO",
+            display_name="Apply DINO",
+            category="toffee",
+            description="Draws a subject from its DINO tokens, without training on it. Works with any sampler node, "
+            "beside LoRAs, ControlNets and the pack's other methods.",
+            search_aliases=["toffee", "toffeenet", "ip-adapter", "subject driven", "refiner", "view generator"],
+            inputs=[
+                entry(
+                    io.Model,
+                    "model",
+                    tooltip="The model that the adapter was trained on, LoRAs welcome; an inpainting model for a "
+                    "ToffeeNet.",
+                ),
+                entry(DINOAdapterType, "adapter", tooltip="From Load DINO Adapter."),
+                entry(
+                    DINOTokensType,
+                    "dino",
+                    tooltip="From Encode DINO, or from Blend DINO for a Refiner: of one picture for all that are "
+                    "drawn, or of one for each.",
+                ),
+                entry(
+                    io.Float,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="How much of the subject: 0 is the untouched model, 1 what was trained. Less leaves more "
+                    "to the text.",
+                ),
+                entry(
+                    io.Float,
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="From which share of the noise schedule on.",
+                ),
+                entry(
+                    io.Float,
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Until which share of the noise schedule.",
+                ),
+            ],
+            outputs=[result(io.Model, "MODEL", tooltip="For any sampler; the prompts stay as they are.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, adapter: Any, dino: Any, strength: float, start_percent: float, end_percent: float
+    ) -> io.NodeOutput:
+        from ..core.reach import Reach
+        from . import toffee_model
+
+        return io.NodeOutput(toffee_model.apply(model, adapter, dino, Reach(strength, start_percent, end_percent)))
+
+
+NODES = [LoadDINOAdapter, ApplyDINO]

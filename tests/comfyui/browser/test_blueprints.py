@@ -1,0 +1,82 @@
+"""The blueprints in a real browser: found in the node library, placed, connected, and run as a user would."""
+
+import json
+
+import pytest
+
+from ..graphs import five_photos, node
+from ..hifi_graphs import WORD, train
+from ..launch import REPOSITORY
+from .chromium import browse, what_is_missing
+from .test_browser import WORKFLOW_SECONDS, shortened
+
+LED, REPLACED = "Draw Subject Led by a Photo (HiFi Tuner)", "Replace Subject in a Photo (HiFi Tuner)"
+MODEL = {"model": (1, 0), "clip": (1, 1), "vae": (1, 2)}
+
+
+@pytest.fixture(autouse=True)
+def browser():
+    reason = what_is_missing()
+    if reason:
+        pytest.skip(reason)
+
+
+def around():
+    """What a user has on the canvas: a model, photos, and what shall be saved."""
+    return {
+        "1": node("LikenessLoadDemoModel"),
+        "2": node("SaveImage", filename_prefix="blueprint"),
+        "3": node("SaveImage", filename_prefix="blueprint"),
+        "4": five_photos(WORD),
+    }
+
+
+def placed(server, folder, name, graph, inputs, outputs, widgets):
+    """The prompt that the front end makes of a graph and a blueprint from its library."""
+    if not server.get("/global_subgraphs").ok:
+        pytest.skip("this ComfyUI offers no subgraph blueprints")
+    api, links, back = (folder / f"{what}.json" for what in ("graph", "links", "api"))
+    api.write_text(json.dumps(graph))
+    links.write_text(json.dumps({"inputs": inputs, "outputs": outputs, "widgets": widgets}))
+    browse(server, workflow=api, place=name, connect=links, png=folder / "page.png", to_api=back)
+    return json.loads(back.read_text())
+
+
+def test_a_subject_led_by_a_photo(server, tmp_path):
+    graph = around() | {"5": train(6, 2), "6": node("PreviewImage")}
+    inputs = {**MODEL, "subject": (5, 0), "photos": (4, 0), "photo masks": (4, 1)}
+    outputs = {"image": (2, "images"), "without the photo": (3, "images"), "overlap": (6, "images")}
+    prompt = placed(
+        server, tmp_path, LED, graph, inputs, outputs, {"steps": 5, "prompt": f"a photo of a {WORD} at night"}
+    )
+    inner = {entry["class_type"]: entry["inputs"] for entry in prompt.values()}
+    assert inner["BasicScheduler"]["steps"] == 5 and inner["LikenessApplyHiFi"]["prompt"].endswith("at night")
+    assert inner["LikenessReferenceGuidance"]["steps"] == 10 and inner["CFGGuider"]["cfg"] == 5
+    led, plain, overlap = server.images(server.run(shortened(prompt), WORKFLOW_SECONDS))
+    assert led.size == plain.size == overlap.size == (128, 128) and led.tobytes() != plain.tobytes()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_another_subject_in_a_photo(server, tmp_path, learned):
+    graph, inputs = around(), {**MODEL, "photo": (6, 0)}
+    graph["6"] = node("ImageFromBatch", image=["4", 0], batch_index=0, length=1)
+    if learned:
+        graph["5"] = train(6, 2)
+        inputs["subject (optional)"] = (5, 0)
+    caption, new = "a photo of a duck in the kitchen", WORD if learned else "house"
+    widgets = {"what the photo shows": caption, "old word": "duck", "new word": new, "steps": 5}
+    outputs = {"image": (2, "images"), "the photo again": (3, "images")}
+    prompt = placed(server, tmp_path, REPLACED, graph, inputs, outputs, widgets)
+    inner = {entry["class_type"]: entry["inputs"] for entry in prompt.values()}
+    assert inner["LikenessReplaceSubject"]["caption"] == caption and inner["LikenessNullText"]["guidance"] == 5
+    assert caption in [entry["inputs"].get("text") for entry in prompt.values()]
+    assert ("subject" in inner["LikenessReplaceSubject"]) is learned
+    replaced, again = server.images(server.run(shortened(prompt), WORKFLOW_SECONDS))
+    assert replaced.size == again.size == (128, 128) and replaced.tobytes() != again.tobytes()
+
+
+@pytest.mark.parametrize("name", [LED, REPLACED])
+def test_the_file_opens_as_a_workflow_too(server, tmp_path, name):
+    """ComfyUI without a library of blueprints still opens the files."""
+    shown = browse(server, workflow=REPOSITORY / "subgraphs" / f"{name}.json", png=tmp_path / "page.png")
+    assert shown["nodes"] == 1
