@@ -7,6 +7,7 @@
  */
 export function wrap(spec) {
   const { graph } = window.app;
+  for (const each of graph.nodes) each.updateArea(); // their boxes are from before they were arranged, until drawn
   const { subgraph, node } = graph.convertToSubgraph(new Set(graph.nodes));
   const inner = (id) => subgraph.getNodeById(Number(id));
   const slot = ([id, name]) => inner(id).inputs.find((input) => input.name === name);
