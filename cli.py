@@ -157,7 +157,9 @@ def _watch():
         if not bars:
             signal.signal(signal.SIGINT, ask)
             signal.signal(signal.SIGTERM, ask)
-        bar = bars.setdefault(stage, tqdm(desc=stage, total=progress.steps, initial=progress.step - 1, smoothing=0.05))
+        if stage not in bars:
+            bars[stage] = tqdm(desc=stage, total=progress.steps, initial=progress.step - 1, smoothing=0.05)
+        bar = bars[stage]
         bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
         bar.update(progress.step - bar.n)
         if asked:

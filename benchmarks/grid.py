@@ -6,14 +6,15 @@ a method added, without drawing what has been drawn. `run` measures, `table` pri
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from likeness.core import files
-from likeness.core.demo import sheet, world
+from likeness.core import checkpoint, files
+from likeness.core.demo import MODEL, sheet, world
 from likeness.core.demo.judges import METRICS, Asked, Panel
 from likeness.core.metrics.similarity import Interval, paired_bootstrap
 from torch import Tensor
@@ -22,6 +23,7 @@ KIND = "benchmark-cell"
 CACHE = Path("runs/grid")
 RESULTS = Path(__file__).resolve().parent / "results"
 REFERENCES = 5
+KINDS = ("cat", "car", "dog", "person", "robot", "teapot", "duck", "house")  # of the subjects measured
 PROMPTS = (
     Asked("a photo of a {} on the beach", "beach", "photo"),
     Asked("a photo of a {} in the snow", "snow", "photo"),
@@ -32,6 +34,13 @@ PROMPTS = (
     Asked("a painting of a {} in a meadow", "meadow", "painting"),
     Asked("a drawing of a {} in the desert", "desert", "drawing"),
 )
+
+
+@functools.cache
+def model() -> tuple[checkpoint.Checkpoint, str]:
+    """The embedded model, and its fingerprint."""
+    loaded = checkpoint.load(MODEL)
+    return loaded, files.fingerprint(loaded.denoiser.unet.state_dict())
 
 
 @dataclass(frozen=True)

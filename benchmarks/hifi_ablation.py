@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from grid import CACHE, Case, Draw, Method, cases, pictures, run, table
-from likeness.core import checkpoint, files
-from likeness.core.demo import MODEL, judges, sheet
+from grid import CACHE, KINDS, Case, Draw, Method, cases, model, pictures, run, table
+from likeness.core import files
+from likeness.core.demo import judges, sheet
 from likeness.core.denoiser import Hooks, guided
 from likeness.core.diffusers import DiffusersDenoiser
 from likeness.core.diffusion import sample
@@ -34,7 +34,6 @@ from likeness.training.data import photos
 from torch import Tensor
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-KINDS = ("cat", "car", "dog", "person", "robot", "teapot", "duck", "house")
 SHOWN = ("car", "teapot")
 STEPS, WEIGHT = 25, 5.0
 GUIDE = Guidance(steps=5)
@@ -63,13 +62,6 @@ TABLE = {
     "DreamBooth": Row(fine_tuned=True),
     "DreamBooth + guidance": Row(fine_tuned=True, led=True),
 }
-
-
-@functools.cache
-def model() -> tuple[checkpoint.Checkpoint, str]:
-    """The embedded model, and its fingerprint."""
-    loaded = checkpoint.load(MODEL)
-    return loaded, files.fingerprint(loaded.denoiser.unet.state_dict())
 
 
 def groups(case: Case, masked: bool) -> list[photos.Group]:

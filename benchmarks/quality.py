@@ -7,13 +7,12 @@ model from the same noise. Learned concepts and drawn cells are cached in runs/g
 from __future__ import annotations
 
 import argparse
-import functools
 from pathlib import Path
 
 import torch
-from grid import CACHE, Case, Draw, Method, cases, pictures, run, table
-from likeness.core import checkpoint, files
-from likeness.core.demo import MODEL, sheet
+from grid import CACHE, KINDS, Case, Draw, Method, cases, model, pictures, run, table
+from likeness.core import files
+from likeness.core.demo import sheet
 from likeness.core.infusion import concept as concepts
 from likeness.core.infusion.control import Infusion, Use
 from likeness.core.infusion.sampling import draw
@@ -23,17 +22,9 @@ from likeness.training.loop import Settings
 from torch import Tensor
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-KINDS = ("cat", "car", "dog", "person", "robot", "teapot", "duck", "house")
 SHOWN = ("dog", "teapot")
 STEPS, GUIDANCE = 25, 5.0
 TRAINED = (100, 500, 2000)
-
-
-@functools.cache
-def model() -> tuple[checkpoint.Checkpoint, str]:
-    """The embedded model, and its fingerprint."""
-    loaded = checkpoint.load(MODEL)
-    return loaded, files.fingerprint(loaded.denoiser.unet.state_dict())
 
 
 def learned(case: Case, learn: infusion.Learn, steps: int) -> concepts.Concept:

@@ -14,8 +14,8 @@ import random
 from pathlib import Path
 
 import torch
-from grid import Case, cases
-from hifi_ablation import DOCS, TABLE, WEIGHT, learned, model
+from grid import Case, cases, model
+from hifi_ablation import DOCS, TABLE, WEIGHT, learned
 from likeness.core import files, prompts
 from likeness.core.demo import judges, sheet, world
 from likeness.core.demo.captions import PLACES

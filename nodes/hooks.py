@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.ldm.modules.attention as attention
@@ -141,6 +142,8 @@ def install(model_options: dict[str, Any], model: Any, hooks: Hooks, key: str) -
         if options.get(ALONE) and hooks.streams > 1:  # the first stream by itself: the untouched model
             return executor(x, timesteps, context, y, control, options, **kwargs)
         rows = _describe(x, timesteps, marks, options, hooks)
+        if hooks.before is not None:
+            hooks.before(partial(_alone, unet, x.dtype), rows)
         if hooks.text is not None and context is not None:
             context = hooks.text(context, rows)
         for site, (block, layer) in layers.items():
@@ -159,6 +162,19 @@ def install(model_options: dict[str, Any], model: Any, hooks: Hooks, key: str) -
         WrappersMP.DIFFUSION_MODEL, key, wrapper, options, is_model_options=True
     )
     return options
+
+
+def _alone(
+    unet: Any, dtype: torch.dtype, z: Tensor, t: Tensor, tokens: Tensor, control: AttentionControl, **extra: Tensor
+) -> None:
+    """`core.denoiser.Network`: the U-Net with its LoRAs, and nothing that others have patched in for this call."""
+    options: dict[str, Any] = {}
+    rows = _describe(z, t, None, options, Hooks())
+    for site, (block, layer) in sites(unet).items():
+        if control.wants(site):
+            _patch_attention(options, site, block, layer, control, rows)
+    given = {name: value.to(dtype) for name, value in extra.items()}
+    unet(z.to(dtype), t, context=tokens.to(dtype), transformer_options=options, **given)
 
 
 def _describe(x: Tensor, timesteps: Tensor, marks: Tensor | None, options: dict[str, Any], hooks: Hooks) -> Rows:

@@ -14,7 +14,7 @@ from ..core.retrinet import network as networks
 from ..core.retrinet.control import Retrieval
 from ..core.retrinet.reference import References
 from ..training import loop, retrinet
-from ..training.data.identities import choose
+from ..training.data.identities import Bank, choose
 from ..training.plot import loss_curve
 from . import concepts, denoiser, gradients, identities, retrinet_model
 from .managed import Managed, managed
@@ -94,7 +94,7 @@ class Session:
         self.encoded = cache(torch.no_grad()(lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))))
         self._extra = cache(torch.no_grad()(lambda word: retrinet_model.read_word(model, clip, word, learn.size)[1]))
         people = identities.load(data[0], learn.size, *data[1:], learn.loop.seed)
-        self.bank = retrinet.Bank(people, encode, learn.size)
+        self.bank = Bank(people, encode, learn.size)
         target, shot = self.bank.target(0, 0)
         self.first, self.latent = shot.prompt, target[None]
         self._source = f"{name_of(model)} {data} {identities.changed(data[0])}"

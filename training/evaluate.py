@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..core import files
 from ..core.metrics.diversity import QUESTIONS, swd, vqa_diversity
-from ..core.metrics.similarity import average, masked, matched
+from ..core.metrics.similarity import alone, average, matched
 from ..core.vision.protocols import VQA
 from .data import photos
 
@@ -72,13 +72,13 @@ def score(models: Models, images: Tensor, references: Tensor, prompts: Sequence[
     if prompts is not None:
         found["clip_t"] = matched(embedded["clip_i"][0], models.clip.texts(list(prompts)))
     if models.segment is not None:
-        alone = [_alone(side, models.segment(side)) for side in (images, references)]
-        if not bool(alone[1][1].any()):
+        sides = [alone(side, models.segment(side)) for side in (images, references)]
+        if not bool(sides[1][1].any()):
             raise ValueError("references: no subject is found in any of them; the segmented metrics need one")
-        shown = alone[1][0][alone[1][1] > 0]
+        shown = sides[1][0][sides[1][1] > 0]
         for name, model in _embedders(models):
             # a picture without subject is no likeness
-            found[f"seg_{name}"] = average(model.images(alone[0][0]), model.images(shown)) * alone[0][1]
+            found[f"seg_{name}"] = average(model.images(sides[0][0]), model.images(shown)) * sides[0][1]
     if models.vqa is not None:
         ours, theirs = (models.vqa(side, models.questions) for side in (images, references))
         each = [vqa_diversity(ours, [other] * len(ours), models.embed) for other in theirs]
@@ -88,12 +88,6 @@ def score(models: Models, images: Tensor, references: Tensor, prompts: Sequence[
 
 def _embedders(models: Models) -> tuple[tuple[str, Any], ...]:
     return ("clip_i", models.clip), ("dino", models.dino)
-
-
-def _alone(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Subjects on white, and 1 where there is one."""
-    there = (masks.flatten(1).mean(1) > 0.01).to(images)
-    return masked(images, torch.where(there[:, None, None, None] > 0, masks, torch.ones_like(masks))), there
 
 
 # --- the embedded judges ---------------------------------------------------------------------------------------------

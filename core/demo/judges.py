@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..metrics.similarity import average, masked, matched
+from ..metrics.similarity import alone, average, masked, matched
 from ..vision.clip import Clip
 from ..vision.dino import Dino
 from .attributes import Attributes
@@ -73,22 +73,15 @@ class Panel:
             references: (M, 3, H, W) in 0..1.
             masks: the subject in them, (M, 1, H, W).
         """
-        alone, found = self._alone(images)
+        subjects, found = alone(images, self.segments(images))
         subject = masked(references, masks)
         answers = self.attributes(images)
         scores = {
-            "dino": average(self.dino.images(alone), self.dino.images(subject)) * found,
-            "clip_i": average(self.clip.images(alone), self.clip.images(subject)) * found,
+            "dino": average(self.dino.images(subjects), self.dino.images(subject)) * found,
+            "clip_i": average(self.clip.images(subjects), self.clip.images(subject)) * found,
             "clip_t": matched(self.clip.images(images), self.clip.texts([a.prompt for a in asked])),
         }
         for name in ("background", "style"):
             right = [value == getattr(a, name) for value, a in zip(answers[name].values, asked, strict=True)]
             scores[name] = torch.tensor(right).float()
         return scores
-
-    def _alone(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The subjects on white, and 1 where one was found; a picture without subject has no likeness."""
-        masks = self.segments(images)
-        found = (masks.flatten(1).mean(1) > 0.01).float()
-        masks = torch.where(found[:, None, None, None] > 0, masks, torch.ones_like(masks))
-        return masked(images, masks), found

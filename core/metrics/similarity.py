@@ -80,6 +80,17 @@ def masked(images: Tensor, masks: Tensor, fill: float | Sequence[float] = 1.0) -
     return masks * images + (1 - masks) * background
 
 
+def alone(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Subjects on white, and 1 where one was found, (B,): a picture without subject has no likeness.
+
+    Args:
+        images: (B, 3, H, W) in 0..1.
+        masks: as a segmenter finds them, (B, 1, H, W); under a hundredth of the picture is none **[ours]**.
+    """
+    found = (masks.flatten(1).mean(1) > 0.01).to(images)
+    return masked(images, torch.where(found[:, None, None, None] > 0, masks, torch.ones_like(masks))), found
+
+
 # --- how sure --------------------------------------------------------------------------------------------------------
 
 

@@ -88,7 +88,7 @@ class Encoded:
         if self.masks is None:
             return None
         size = self.features[name].shape[-2:]
-        return F.adaptive_max_pool2d(self.masks, size).flatten(1) > 0.5
+        return F.adaptive_max_pool2d(self.masks, size).flatten(1) > 0  # what counts as empty elsewhere too
 
 
 class RetriNet(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,18 +134,3 @@ class Reference:
     def cut(self, size: int) -> tuple[Tensor, Tensor]:
         """What the network sees of it, and where in that it is; see `cut_out`."""
         return cut_out(self.image, self.mask, size)
-
-
-def stacked(parts: Sequence[References]) -> References:
-    """Several sets as one; their latents have one size.
-
-    Raises:
-        ValueError: no reference.
-    """
-    if not parts:
-        raise ValueError("references: there is none; connect at least one")
-    size = parts[0].latents.shape[-2:]
-    whole = [torch.ones(1, p.latents.shape[1], *size) if p.masks is None else p.masks for p in parts]
-    masks = torch.cat([F.adaptive_max_pool2d(m.float(), size) for m in whole], 1)
-    extra = {k: torch.cat([p.extra[k] for p in parts]) for k in parts[0].extra}
-    return References(torch.cat([p.latents for p in parts], 1), torch.cat([p.tokens for p in parts]), masks, extra)

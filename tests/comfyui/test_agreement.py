@@ -34,3 +34,10 @@ def test_the_denoisers_are_one_protocol(agreement):
     assert agreement["schedule"] < 1e-5 and agreement["outputs"] < 1e-3
     assert agreement["features"] < 1e-3 and agreement["with_tokens"] < 1e-3
     assert agreement["returned"] == "returned"
+
+
+@pytest.mark.parametrize("mode", ["each", "cached"])
+def test_retrieval_without_training_agrees(agreement, mode):
+    assert agreement[f"free {mode}"] < 1e-3
+    untouched, difference = agreement[f"free {mode} differs"]
+    assert untouched and difference > 1e-3

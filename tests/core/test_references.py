@@ -9,7 +9,6 @@ from likeness.core.retrinet.reference import (
     box_mask,
     concept_mask,
     cut_out,
-    stacked,
 )
 
 
@@ -63,14 +62,3 @@ def test_mistakes_are_named():
         cut_out(image, torch.ones(1, 4, 4), 64)
     with pytest.raises(ValueError, match="mask: a reference's mask is empty"):
         References(torch.zeros(2, 4, 8, 8), torch.zeros(2, 77, 32), torch.stack([torch.ones(8, 8), torch.zeros(8, 8)]))
-    with pytest.raises(ValueError, match="references: there is none"):
-        stacked([])
-
-
-def test_sets_become_one():
-    one = References(torch.zeros(1, 4, 8, 8), torch.zeros(1, 77, 32))
-    mask = torch.zeros(1, 64, 64)
-    mask[:, :8] = 1
-    both = stacked([one, References(torch.ones(1, 4, 8, 8), torch.ones(1, 77, 32), mask)])
-    assert both.latents.shape == (1, 2, 4, 8, 8) and both.tokens[:, 0, 0].tolist() == [0, 1]
-    assert torch.equal(both.masks[0, 0], torch.ones(8, 8)) and float(both.masks[0, 1].sum()) == 8

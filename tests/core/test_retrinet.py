@@ -208,6 +208,15 @@ def test_masked_pixels_are_not_looked_at():
 
 
 @torch.no_grad()
+def test_a_faint_mask_is_a_mask(sd1):
+    """What is not empty is looked at: no level is left without a pixel, which would give no numbers."""
+    faint = torch.zeros(2, 64, 64)
+    faint[:, 10:20, 10:20] = 0.3
+    hooks = Retrieval(learned(sd1), references(masks=faint), 1000).hooks
+    assert bool(sd1(latents(), 500, text(seed=1), hooks=hooks)[0].isfinite().all())
+
+
+@torch.no_grad()
 def test_chosen_levels(sd1):
     network = learned(sd1, levels=["skip.2", "mid"])
     assert set(network.levels) == {"skip.2", "mid"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -198,3 +199,47 @@ def augmented(shot: Shot, generator: torch.Generator) -> Shot:
     clothes = crop(shot.clothes)
     clothes = clothes if clothes is not None and bool((clothes > 0.5).any()) else None
     return replace(shot, image=crop(shot.image), seen=crop(shot.seen), figure=figure, face=face, clothes=clothes)
+
+
+# --- latents ---------------------------------------------------------------------------------------------------------
+
+
+class Bank:
+    """Latents of targets and references, encoded when they are first needed and kept.
+
+    Args:
+        people: the identities.
+        encode: pictures (B, 3, H, W) in 0..1 -> latents in the model's scale.
+        size: pixels of references.
+        keep: whether latents are kept; without it everything is encoded anew each time.
+    """
+
+    def __init__(self, people: Sequence[Identity], encode: Callable[[Tensor], Tensor], size: int, keep: bool = True):
+        self.people, self.encode, self.size, self.keep = people, encode, size, keep
+        self._targets: dict[tuple[int, int], tuple[Tensor, Shot]] = {}
+        self._references: dict[tuple[int, Choice], tuple[str, Tensor, Tensor]] = {}
+
+    def target(self, person: int, shot: int) -> tuple[Tensor, Shot]:
+        """Latents (C, h, w) of a picture, and the picture without its pixels."""
+        if (person, shot) in self._targets:
+            return self._targets[person, shot]
+        loaded = self.people[person][shot]()
+        latents = self.encode(loaded.image[None])[0].cpu()
+        small = [F.adaptive_avg_pool2d(m, latents.shape[-2:]) for m in (loaded.seen, loaded.figure)]
+        light = Shot(latents.new_empty(0), *small, loaded.face, None, loaded.prompt)
+        return self._kept(self._targets, (person, shot), (latents, light))
+
+    def reference(self, person: int, choice: Choice) -> tuple[str, Tensor, Tensor]:
+        """The word, the latents (C, h, w), and where in them to look (h, w)."""
+        if (person, choice) in self._references:
+            return self._references[person, choice]
+        word, image, mask = reference(self.people[person][choice.shot](), choice, self.size)
+        latents = self.encode(image[None])[0].cpu()
+        return self._kept(
+            self._references, (person, choice), (word, latents, F.adaptive_max_pool2d(mask, latents.shape[-2:])[0])
+        )
+
+    def _kept(self, known: dict, key: Any, value: Any) -> Any:
+        if self.keep:
+            known[key] = value
+        return value

@@ -7,6 +7,9 @@ from likeness_in_comfyui.core import checkpoint, diffusion
 from likeness_in_comfyui.core.attention import MuteWord
 from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.core.denoiser import Hooks, guided
+from likeness_in_comfyui.core.retrinet.control import TIMES
+from likeness_in_comfyui.core.retrinet.free import FreeRetrieval
+from likeness_in_comfyui.core.retrinet.reference import References
 from likeness_in_comfyui.nodes import demo_model, denoiser
 from likeness_in_comfyui.nodes.words import find_words, mark_words
 
@@ -108,6 +111,14 @@ def main(pack):
         result["with_tokens"] = rel(
             native(z, 900, other)[0], base.denoiser(z, 900, text.with_tokens(text.tokens * 0.5))[0]
         )
+        read = References(noise.flip(0), base.text("face").tokens.repeat(len(noise), 1, 1))
+        for mode in TIMES:
+            free = [FreeRetrieval(read, schedule, d.sites, time=mode).hooks for d in (native, base.denoiser)]
+            here = native(z, 500, prompts["negative"], prompts["positive"], hooks=free[0])
+            there = base.denoiser(z, 500, null, text, hooks=free[1])
+            result[f"free {mode}"] = max(rel(a, b) for a, b in zip(here, there))
+            plain = native(z, 500, prompts["negative"], prompts["positive"])
+            result[f"free {mode} differs"] = torch.equal(here[0], plain[0]), rel(here[1], plain[1])
         return "returned"
 
     latents = headless / model.model.latent_format.scale_factor

@@ -61,7 +61,7 @@ def headless(plain):
         network = retrinet_model.beginning(plain, 2, 3, "")()
         settings = loop.Settings(steps=STEPS, lr=1e-3, warmup=100, ema=0.999, seed=3)
         learn = training.Learn(references=2, rank=2, batch=2, size=SIZE, loop=settings)
-        bank = training.Bank(people_of.rendered(2, 4, 3, size=SIZE), base.encode, SIZE)
+        bank = people_of.Bank(people_of.rendered(2, 4, 3, size=SIZE), base.encode, SIZE)
         begun = training.Training(base.denoiser, network, base.text, bank, learn)
         return begun.run(), begun.trainer.losses
 
