@@ -101,10 +101,16 @@ MODULES = sorted(
 def test_importing_the_pack_is_fast(tmp_path):
     # Python compiles a module once, at its first import ever: that is installation, not what every start waits for
     compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
-    for what in ("likeness", ", ".join(MODULES)):
-        # seconds of this process: others that run beside it don't count
-        code = f"import torch, time; s = time.process_time(); import {what}; print(time.process_time() - s)"
-        assert min(float(python(code, **compiled)) for _ in range(4)) < 0.3
+    # seconds of this process: others that run beside it don't count. A slow machine is slow with torch too: there the
+    # limit, 0.3 s where torch takes 1.5 s, grows alike
+    clock = "from time import process_time as now; s = now(); import torch; torch_seconds = now() - s; s = now()"
+
+    def seconds(what: str) -> float:
+        code = f"{clock}; import {what}; print((now() - s) / max(1, torch_seconds / 1.5))"
+        return min(float(python(code, **compiled)) for _ in range(4))
+
+    assert seconds("likeness") < 0.1
+    assert seconds(", ".join(MODULES)) < 0.3
 
 
 def test_no_module_imports_what_is_heavy():
