@@ -1,4 +1,4 @@
-"""Inputs that the training nodes share."""
+"""Inputs that several nodes share."""
 
 from __future__ import annotations
 
@@ -105,6 +105,52 @@ def preview_every(default: int) -> Any:
         advanced=True,
         tooltip="Steps between live previews drawn with what was learned so far; 0 shows none.",
     )
+
+
+def span(**fields: Any) -> list[Any]:
+    """Between which shares of the noise schedule a method acts."""
+    return [
+        entry(io.Float, f"{name}_percent", default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip, **fields)
+        for name, default, tooltip in (
+            ("start", 0.0, "From which share of the noise schedule on."),
+            ("end", 1.0, "Until which share of the noise schedule."),
+        )
+    ]
+
+
+def drawing(prompt: str, tooltip: str, steps: int, shown: int) -> list[Any]:
+    """What a node that draws one picture, and shows some of its steps, asks for."""
+    return [
+        entry(io.String, "prompt", multiline=True, default=prompt, tooltip=tooltip),
+        entry(io.Latent, "latent", tooltip="An empty latent of the picture's size."),
+        entry(
+            io.Int,
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Of the noise.",
+        ),
+        entry(io.Int, "steps", default=steps, min=1, max=1000, tooltip="Steps of drawing."),
+        entry(
+            io.Float,
+            "guidance",
+            default=5.0,
+            min=0.0,
+            max=100.0,
+            step=0.5,
+            tooltip="Classifier-free guidance (CFG).",
+        ),
+        entry(
+            io.Int,
+            "shown",
+            default=shown,
+            min=1,
+            max=50,
+            tooltip="How many of the steps are shown, a row each.",
+        ),
+    ]
 
 
 def pictures_of(images: list, mask: list | None) -> tuple[list[Tensor], list[Tensor] | None]:

@@ -6,8 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..core.metrics.diversity import QUESTIONS
+from . import vision
 from .schema import entry, result, schema
 from .texts import shown
+
+NONE = "none"
+PAIRS = {"vqa x clip_i": ("vqa", "clip_i"), "vqa x clip_t": ("vqa", "clip_t"), "clip_i x clip_t": ("clip_i", "clip_t")}
 
 
 class MeasureOverfitting(io.ComfyNode):
@@ -97,4 +102,98 @@ class MeasureOverfitting(io.ComfyNode):
         return io.NodeOutput(*numbers, ui=shown(numbers[-1], cls.hidden.unique_id))
 
 
-NODES = [MeasureOverfitting]
+class MeasurePictures(io.ComfyNode):
+    """Pictures of a subject against its photos and their prompts."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessMeasurePictures",
+            display_name="Measure Pictures",
+            category="metrics",
+            description="How alike pictures and a subject's photos are (CLIP-I, DINO), how well the pictures follow "
+            "their prompts (CLIP-T), how different they are (VQA score), and two of these at once (SWD).",
+            search_aliases=["clip score", "dino score", "swd", "dreambench", "evaluate", "vqa score", "likeness"],
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                entry(io.Image, "images", tooltip="What was drawn."),
+                entry(io.Image, "references", tooltip="Photos of the subject; likeness is the mean over them."),
+                entry(
+                    io.String,
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip="What the pictures were asked to show: one line for all, or a line for each. Empty leaves "
+                    "CLIP-T out.",
+                ),
+                entry(
+                    io.Combo,
+                    "clip",
+                    options=vision.names(vision.DEMO, vision.CLIP),
+                    default=vision.DEMO,
+                    tooltip="Which CLIP embeds pictures and prompts; papers take openai/clip-vit-base-patch32.",
+                ),
+                entry(
+                    io.Combo,
+                    "dino",
+                    options=vision.names(vision.DEMO, *vision.DINOS),
+                    default=vision.DEMO,
+                    tooltip="Which DINO embeds pictures; papers take facebook/dino-vits16.",
+                ),
+                entry(
+                    io.Combo,
+                    "vqa",
+                    options=[NONE, *vision.names(vision.DEMO, vision.BLIP, vision.INSTRUCT_BLIP)],
+                    default=NONE,
+                    tooltip="Which model answers questions about the pictures; none leaves the VQA score out.",
+                ),
+                entry(
+                    io.Combo,
+                    "pair",
+                    options=list(PAIRS),
+                    default=next(iter(PAIRS)),
+                    tooltip="Which two numbers SWD multiplies, picture by picture.",
+                ),
+                entry(
+                    io.Mask,
+                    "mask",
+                    optional=True,
+                    tooltip="Where the subject is in each picture: with both masks it is compared without its "
+                    "surroundings too (Seg-CLIP-I, Seg-DINO).",
+                ),
+                entry(io.Mask, "reference_mask", optional=True, tooltip="Where the subject is in each photo."),
+                entry(
+                    io.String,
+                    "questions",
+                    multiline=True,
+                    default="\n".join(QUESTIONS),
+                    optional=True,
+                    advanced=True,
+                    tooltip="A question a line, for a VQA model; the demo world's has its own.",
+                ),
+            ],
+            outputs=[
+                result(io.Float, name, tooltip=f"{tooltip}; the mean over pictures, -1 where it was not measured.")
+                for name, tooltip in (
+                    ("clip_i", "CLIP-I: likeness as CLIP sees it"),
+                    ("clip_t", "CLIP-T: how well the prompts are followed"),
+                    ("dino", "DINO: likeness as DINO sees it, which minds details"),
+                    ("seg_clip_i", "CLIP-I of the subject alone"),
+                    ("seg_dino", "DINO of the subject alone"),
+                    ("vqa", "VQA score: how differently questions are answered"),
+                    ("swd", "Similarity-weighted diversity of the chosen pair"),
+                )
+            ]
+            + [result(io.String, "text", tooltip="All of it in words, for each picture too.")],
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        from . import pictures_model
+
+        numbers = pictures_model.measure(**inputs)
+        return io.NodeOutput(*numbers, ui=shown(numbers[-1], cls.hidden.unique_id))
+
+
+NODES = [MeasureOverfitting, MeasurePictures]

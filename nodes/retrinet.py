@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..core.retrinet import free
 from ..core.retrinet.network import LEVELS
 from ..core.retrinet.reference import Reference
+from . import inputs
 from .references import ReferencesType
 from .retrinets import RetriNetType
 from .schema import entry, result, schema
@@ -44,24 +46,7 @@ class ApplyRetriNet(io.ComfyNode):
                     step=0.05,
                     tooltip="How much is taken from the references: 0 is the untouched model, 1 what was trained.",
                 ),
-                entry(
-                    io.Float,
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="From which share of the noise schedule on.",
-                ),
-                entry(
-                    io.Float,
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Until which share of the noise schedule.",
-                ),
+                *inputs.span(),
                 entry(
                     io.Combo,
                     "levels",
@@ -115,6 +100,85 @@ class ApplyRetriNet(io.ComfyNode):
         )
 
 
+class Retrieve(io.ComfyNode):
+    """References into any model, without a RetriNet."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="LikenessRetrieve",
+            display_name="Retrieve (training-free)",
+            category="retrinet",
+            description="Lets any Stable Diffusion checkpoint look at reference pictures while it draws, without a "
+            "trained RetriNet. Less exact than Apply RetriNet.",
+            search_aliases=["reference only", "reference attention", "training-free", "consistent character"],
+            inputs=[
+                entry(io.Model, "model", tooltip="Any SD1.x, SD2.x or SDXL model, LoRAs welcome."),
+                entry(io.Clip, "clip", tooltip="Its text encoder, which reads the concepts' words."),
+                entry(io.Vae, "vae", tooltip="Its autoencoder, which reads the pictures."),
+                entry(ReferencesType, "references", tooltip="From the last Reference of the chain."),
+                entry(
+                    io.Float,
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How much is taken from the references: 0 is the untouched model.",
+                ),
+                *inputs.span(),
+                entry(
+                    io.Combo,
+                    "levels",
+                    options=list(free.LEVELS),
+                    default=free.LEVELS[0],
+                    tooltip="Which of the decoder's layers look: all, those of the coarse half of the resolutions, or "
+                    "those of the fine half.",
+                ),
+                entry(
+                    io.Combo,
+                    "mode",
+                    options=list(MODES),
+                    default="cached",
+                    tooltip="Read the references once, clean, which is fast and gives clean pictures; or anew at each "
+                    "step with as much noise as the picture has.",
+                ),
+                entry(
+                    io.Int,
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFF,
+                    control_after_generate=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of the references' noise, in the mode of each step.",
+                ),
+            ],
+            outputs=[result(io.Model, "MODEL", tooltip="For any sampler; the prompts stay as they are.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        references: Sequence[Reference],
+        strength: float,
+        start_percent: float,
+        end_percent: float,
+        levels: str,
+        mode: str,
+        seed: int = 0,
+    ) -> io.NodeOutput:
+        from ..core.reach import Reach
+        from . import retrinet_model
+
+        reach = Reach(strength, start_percent, end_percent)
+        return io.NodeOutput(retrinet_model.free(model, clip, vae, references, reach, levels, MODES[mode], seed))
+
+
 class RetrievalMaps(io.ComfyNode):
     """Where a RetriNet looks in its references."""
 
@@ -133,41 +197,7 @@ class RetrievalMaps(io.ComfyNode):
                 entry(io.Vae, "vae", tooltip="Its autoencoder."),
                 entry(RetriNetType, "retrinet", tooltip="From Load RetriNet or Train RetriNet."),
                 entry(ReferencesType, "references", tooltip="From the last Reference of the chain."),
-                entry(
-                    io.String,
-                    "prompt",
-                    multiline=True,
-                    default="a photo of a woman on the beach",
-                    tooltip="The positive prompt.",
-                ),
-                entry(io.Latent, "latent", tooltip="An empty latent of the picture's size."),
-                entry(
-                    io.Int,
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Of the noise.",
-                ),
-                entry(io.Int, "steps", default=20, min=1, max=1000, tooltip="Steps of drawing."),
-                entry(
-                    io.Float,
-                    "guidance",
-                    default=5.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.5,
-                    tooltip="Classifier-free guidance (CFG).",
-                ),
-                entry(
-                    io.Int,
-                    "shown",
-                    default=4,
-                    min=1,
-                    max=50,
-                    tooltip="How many of the steps are shown, a row each.",
-                ),
+                *inputs.drawing("a photo of a woman on the beach", "The positive prompt.", steps=20, shown=4),
             ],
             outputs=[
                 result(
@@ -188,4 +218,4 @@ class RetrievalMaps(io.ComfyNode):
             return io.NodeOutput(*retrinet_maps.draw(**values))
 
 
-NODES = [ApplyRetriNet, RetrievalMaps]
+NODES = [ApplyRetriNet, Retrieve, RetrievalMaps]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -14,8 +15,10 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ..core.reach import Reach
+from ..core.retrinet import free as training_free
 from ..core.retrinet import network as networks
 from ..core.retrinet.control import Retrieval, Watch
+from ..core.retrinet.free import FreeRetrieval
 from ..core.retrinet.network import RetriNet
 from ..core.retrinet.reference import Reference, References
 from ..core.weights import DECODER
@@ -68,6 +71,47 @@ def attach(model: Any, retrinet: Managed, retrieval: Retrieval) -> Any:
     patched = denoiser.attach(model, retrieval.hooks)
     patched.set_additional_models(key, [retrinet])
     # features of references are large, and of no use when the picture is done
+    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, lambda patcher: retrieval.forget())
+    return patched
+
+
+def free(
+    model: Any,
+    clip: Any,
+    vae: Any,
+    references: Sequence[Reference],
+    reach: Reach,
+    levels: str = "all",
+    time: str = "cached",
+    seed: int = 0,
+) -> Any:
+    """A clone of MODEL whose own decoder looks at references, in any sampler and beside other methods.
+
+    Args:
+        levels: see `core.retrinet.free.levels_of`.
+        time, seed: see `FreeRetrieval`.
+
+    Raises:
+        ValueError: a model, text encoder or autoencoder of another family, or no reference.
+    """
+    unet, size = unet_of(model), native_size(model)
+    if (channels := model.model.model_config.unet_config["in_channels"]) != 4:
+        raise ValueError(f"model: its input has {channels} channels, not 4; connect a model that is not for inpainting")
+    read = read_in(model, clip, vae, references, size)
+    if not reach.strength:
+        return model.clone()
+    layers = tuple(sites(unet))
+    if "text_embeds" in read.extra:  # the network describes sizes in its own way
+        pooled = read.extra["text_embeds"]
+        given = model.model.encode_adm(device=pooled.device, pooled_output=pooled, width=size, height=size)
+        read = replace(read, extra={"y": given})
+    chosen = training_free.levels_of(levels, layers)
+    retrieval = FreeRetrieval(
+        read, denoiser.schedule_of(model.get_model_object("model_sampling")), layers, reach, chosen, time, seed
+    )
+    patched = denoiser.attach(model, retrieval.hooks)
+    # what was read is large, and of another network where a LoRA comes after this
+    key = f"{KEY}_{id(retrieval)}"
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, lambda patcher: retrieval.forget())
     return patched
 

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..core.toffee import adapter as adapters
 from ..core.toffee.adapter import Adapter
+from . import inputs
 from .concepts import changed_at, files_of, path_of
 from .schema import entry, result, schema
 from .texts import shown
@@ -112,24 +113,7 @@ class ApplyDINO(io.ComfyNode):
                     tooltip="How much of the subject: 0 is the untouched model, 1 what was trained. Less leaves more "
                     "to the text.",
                 ),
-                entry(
-                    io.Float,
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="From which share of the noise schedule on.",
-                ),
-                entry(
-                    io.Float,
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Until which share of the noise schedule.",
-                ),
+                *inputs.span(),
             ],
             outputs=[result(io.Model, "MODEL", tooltip="For any sampler; the prompts stay as they are.")],
         )

@@ -48,15 +48,17 @@ def encode(image: Tensor, mask: Tensor | None, model: vision.Model) -> Tokens:
         return described.encode(dino, name, images, mask)
 
 
-def check_mask(mask: Tensor, image: Tensor) -> None:
-    """ValueError for a MASK that is not of this IMAGE, or shows nothing."""
+def check_mask(mask: Tensor, image: Tensor, name: str = "mask", empty: bool = False) -> None:
+    """ValueError for a MASK that is not of this IMAGE or, unless it may be `empty`, shows nothing."""
     if mask.shape[1:] != image.shape[1:3]:
         (height, width), (h, w) = mask.shape[1:], image.shape[1:3]
-        raise ValueError(f"mask: {width} x {height} pixels, but the picture has {w} x {h}; connect that picture's mask")
+        wrong = f"{name}: {width} x {height} pixels, but the picture has {w} x {h}"
+        raise ValueError(f"{wrong}; connect that picture's mask")
     if len(mask) not in (1, len(image)):
-        raise ValueError(f"mask: {len(mask)} masks for {len(image)} pictures; connect one for each, or one")
-    if empty := [str(i + 1) for i, each in enumerate(mask) if not bool((each > 0.5).any())]:
-        raise ValueError(f"mask: number {', '.join(empty)} is empty; paint the subject, or leave the mask out")
+        raise ValueError(f"{name}: {len(mask)} masks for {len(image)} pictures; connect one for each, or one")
+    nothing = [str(i + 1) for i, each in enumerate(mask) if not bool((each > 0.5).any())]
+    if nothing and not empty:
+        raise ValueError(f"{name}: number {', '.join(nothing)} is empty; paint the subject, or leave the mask out")
 
 
 # --- inside a MODEL --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ DEMO = "demo (built in)"
 DOWNLOAD = " (download)"
 # kinds are those of config.json; a file of the segment_anything package has none
 SAM, SAM2, SAM3, DINO, BLIP2 = "sam", "sam2", "sam3", "grounding-dino", "blip-2"
+CLIP, BLIP, INSTRUCT_BLIP = "clip", "blip", "instructblip"
 DINOS = ("dinov2", "dinov2_with_registers", "vit")
 _SAME = {"sam2_video": SAM2, "sam3_video": SAM3}
 _SUFFIXES = {".pth", ".safetensors"}
@@ -23,6 +24,10 @@ HUB = {
     "Salesforce/blip2-opt-2.7b": BLIP2,
     "facebook/dinov2-base": DINOS[0],
     "facebook/dinov2-giant": DINOS[0],
+    "facebook/dino-vits16": DINOS[2],
+    "openai/clip-vit-base-patch32": CLIP,
+    "Salesforce/blip-vqa-base": BLIP,
+    "Salesforce/instructblip-flan-t5-xl": INSTRUCT_BLIP,
 }
 
 

@@ -13,16 +13,19 @@ from torch import Tensor
 
 from ..core.demo import judges
 from ..core.vision.blip2 import Blip2
+from ..core.vision.clip import Clip
 from ..core.vision.dino import Dino
 from ..core.vision.grounding import GroundingDino
 from ..core.vision.sam import Sam
 from ..core.vision.sam2 import Sam2
 from ..core.vision.sam3 import Sam3
+from ..core.vision.vqa import BlipVqa, InstructBlip
 from . import vision
 from .vision import Model
 
 EVERYTHING = 1e30  # bytes
 CLASSES = {vision.SAM: Sam, vision.SAM2: Sam2, vision.SAM3: Sam3, vision.DINO: GroundingDino, vision.BLIP2: Blip2}
+CLASSES |= {vision.CLIP: Clip, vision.BLIP: BlipVqa, vision.INSTRUCT_BLIP: InstructBlip}
 CLASSES |= dict.fromkeys(vision.DINOS, Dino)
 
 

@@ -59,20 +59,32 @@ class Scores:
         return means | {f"swd {a} x {b}": float(swd(self.each[a], self.each[b])) for a, b in pairs}
 
 
-def score(models: Models, images: Tensor, references: Tensor, prompts: Sequence[str] | None = None) -> Scores:
+def score(
+    models: Models,
+    images: Tensor,
+    references: Tensor,
+    prompts: Sequence[str] | None = None,
+    masks: tuple[Tensor, Tensor] | None = None,
+) -> Scores:
     """Measure pictures of one subject.
 
     Args:
         images: (N, 3, H, W) in 0..1.
         references: all pictures of the subject, (M, 3, h, w) in 0..1; likeness is the mean over them.
         prompts: of each picture; None leaves CLIP-T out.
+        masks: of the subject in images and references, (N, 1, H, W) and (M, 1, h, w), instead of `models.segment`'s.
+
+    Raises:
+        ValueError: no subject in any reference, where one is needed.
     """
     embedded = {name: [model.images(side) for side in (images, references)] for name, model in _embedders(models)}
     found = {name: average(*sides) for name, sides in embedded.items()}
     if prompts is not None:
         found["clip_t"] = matched(embedded["clip_i"][0], models.clip.texts(list(prompts)))
-    if models.segment is not None:
-        sides = [alone(side, models.segment(side)) for side in (images, references)]
+    if masks is None and models.segment is not None:
+        masks = models.segment(images), models.segment(references)
+    if masks is not None:
+        sides = [alone(side, mask) for side, mask in zip((images, references), masks)]
         if not bool(sides[1][1].any()):
             raise ValueError("references: no subject is found in any of them; the segmented metrics need one")
         shown = sides[1][0][sides[1][1] > 0]
@@ -170,6 +182,8 @@ def models_of(config: Config) -> Models:
     dino = demo.dino if config.dino == DEMO else Dino(config.dino)
     if config.vqa == DEMO:
         return Models(clip, dino, demo.segment, demo.vqa, demo.questions, demo.embed)
+    if config.vqa and config.clip == DEMO:
+        raise ValueError("clip: the embedded one can't read a model's answers; name another one with this vqa")
     segment = demo.segment if demo is not None else None
     return Models(clip, dino, segment, vqa_of(config.vqa, {}) if config.vqa else None, QUESTIONS, clip.texts)
 

@@ -20,6 +20,8 @@ from ..reach import Reach, Reached
 from .control import TIMES
 from .reference import References
 
+LEVELS = ("all", "deep", "shallow")
+
 
 class _Recorder:
     """Keeps keys and values at some sites."""
@@ -47,8 +49,8 @@ class FreeRetrieval:
         sites: of the model.
         reach: strength (below 1 a mixture with the layer's own output), and when.
         levels: resolution levels of the layers that retrieve; None is all.
-        time: "each" reads the references at every timestep with as much noise as the picture has, as the network is
-            used to; "cached" reads them once, clean, at t = 0.
+        time: "cached" reads the references once, clean, at t = 0; "each" at every timestep with as much noise as the
+            picture has, as the network is used to, at the price of some of that noise in the picture.
         seed: of that noise.
 
     Raises:
@@ -60,7 +62,7 @@ class FreeRetrieval:
     sites: Sequence[Site]
     reach: Reach = field(default_factory=Reach)
     levels: Sequence[int] | None = None
-    time: str = "each"
+    time: str = "cached"
     seed: int = 0
 
     def __post_init__(self):
@@ -99,6 +101,10 @@ class FreeRetrieval:
         network(z.to(device), times, self.references.tokens.to(device), recorder, **extra)
         self._read = t, {name: self._seen(*kept) for name, kept in recorder.kept.items()}
 
+    def forget(self) -> None:
+        """Let go of what was read, when a picture is done or the network has become another."""
+        self._reached = self._read = None
+
     def wants(self, site: Site) -> bool:
         return site.name in self._sites
 
@@ -108,18 +114,13 @@ class FreeRetrieval:
         reached = self._reached[1]
         if not reached.some:
             return attend(q, k, v)
-        out = None if reached.every and self.reach.strength == 1 else attend(q, k, v)
-        on = slice(None) if reached.every else reached.on
-        more = [x.to(q).expand(int(reached.on.sum()), -1, -1) for x in self._read[1][site.name]]
-        led = attend(q[on], *(torch.cat([own[on], added], 1) for own, added in zip((k, v), more)))
-        if out is None:
+        more = [x.to(q).expand(len(q), -1, -1) for x in self._read[1][site.name]]
+        # every row, since another method may lie within that needs them all
+        led = attend(q, *(torch.cat([own, added], 1) for own, added in zip((k, v), more)))
+        if reached.every and self.reach.strength == 1:
             return led
-        led = torch.lerp(out[on], led, self.reach.strength)
-        if reached.every:
-            return led
-        out = out.clone()
-        out[on] = led
-        return out
+        out = attend(q, k, v)
+        return torch.where(reached.on[:, None, None], torch.lerp(out, led, self.reach.strength), out)
 
     def _seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the references' pixels that lie in their masks, as one row, (1, M, width)."""
@@ -130,3 +131,19 @@ class FreeRetrieval:
         # a mask smaller than a pixel of this layer still has one
         where = (share > 0.5) | (share == share.amax(1, keepdim=True))
         return tuple(x[where][None] for x in (k, v))
+
+
+def levels_of(choice: str, sites: Sequence[Site]) -> list[int]:
+    """Resolution levels whose self-attention in the decoder is meant by a word.
+
+    Args:
+        choice: "all", "deep" for the coarser half of them or "shallow" for the finer half.
+
+    Raises:
+        ValueError: another word.
+    """
+    if choice not in LEVELS:
+        raise ValueError(f"levels: {choice!r} is none of {', '.join(LEVELS)}")
+    there = sorted({site.level for site in sites if site.part == "up" and site.kind == "self"})
+    half = (len(there) + 1) // 2
+    return {"all": there, "deep": there[-half:], "shallow": there[:half]}[choice]

@@ -57,6 +57,10 @@ class Clip:
         with source.explained(self.name, "CLIP"):
             return Preprocess.read(self.name, Preprocess(size, (size, size), "bicubic", CLIP_MEAN, CLIP_STD))
 
+    def release(self) -> None:
+        """Forget the weights, so that their memory is free; the next use loads them again."""
+        self.__dict__.pop("model", None)
+
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in 0..1 to unit vectors (B, D), float32."""

@@ -1,11 +1,13 @@
 """Retrieval without training: what must change nothing, and the self-attention written out."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from likeness.core.diffusers import DiffusersDenoiser, Text
 from likeness.core.diffusion import Schedule
 from likeness.core.reach import Reach
-from likeness.core.retrinet.free import FreeRetrieval
+from likeness.core.retrinet.free import FreeRetrieval, levels_of
 from likeness.core.retrinet.reference import References
 from networks import LAYOUTS, SCHEDULER, random_prompt, random_unet
 
@@ -38,7 +40,7 @@ def test_only_reached_rows_change(layout):
     z, prompts = latents(2), (text(layout, 2).unconditional(), text(layout, 1))
 
     def run(t, reach):
-        free = FreeRetrieval(references, SCHEDULE, denoiser.sites, reach)
+        free = FreeRetrieval(references, SCHEDULE, denoiser.sites, reach, time="each")
         return denoiser(z, t, *prompts, hooks=free.hooks)
 
     for t, reach, changed in (
@@ -58,7 +60,8 @@ def test_written_out():
     mask = torch.zeros(2, 8, 8)
     mask[0, :4], mask[1, :, 2:] = 1, 1
     denoiser, references = setup(masks=mask)
-    ours = denoiser(latents(), 500, text("sd1", 1), hooks=FreeRetrieval(references, SCHEDULE, denoiser.sites).hooks)[0]
+    free = FreeRetrieval(references, SCHEDULE, denoiser.sites, time="each")
+    ours = denoiser(latents(), 500, text("sd1", 1), hooks=free.hooks)[0]
 
     kept, reading = {}, True
     noise = torch.randn(references.latents[0].shape, generator=torch.Generator().manual_seed(0))
@@ -114,6 +117,16 @@ def test_references_in_any_order_and_read_once():
     for t in (900, 500, 100):
         denoiser(latents(), t, text("sd1", 1), hooks=free.hooks)
     assert times == [0]
+
+
+def test_groups_of_levels():
+    sites = setup()[0].sites
+    assert [levels_of(word, sites) for word in ("all", "deep", "shallow")] == [[0, 1], [1], [0]]
+    # an odd one in the middle is in both
+    more = [replace(site, level=level) for site in sites for level in (0, 1, 2)]
+    assert [levels_of(word, more) for word in ("deep", "shallow")] == [[1, 2], [0, 1]]
+    with pytest.raises(ValueError, match="levels: 'mid' is none of all, deep, shallow"):
+        levels_of("mid", sites)
 
 
 def test_mistakes_are_named():

@@ -47,6 +47,10 @@ def test_a_picture_without_subject_is_no_likeness():
     assert found.each["seg_dino"].tolist() == pytest.approx([0.5, 0.0])
     with pytest.raises(ValueError, match="references: no subject is found in any of them"):
         score(Models(Colours(), Colours(), segment), plain(RED), plain(BOTH))
+    given = torch.ones(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    given[1][1] = 0  # the second reference shows nothing
+    found = score(Models(Colours(), Colours(), segment), plain(RED, BOTH), plain(RED, GREEN), masks=given)
+    assert found.each["seg_dino"].tolist() == pytest.approx([1.0, 0.5**0.5])
 
 
 def test_answers_are_compared_with_every_reference():
@@ -94,3 +98,8 @@ def test_command(tmp_path):
     (tmp_path / "prompts.json").write_text("{}")
     with pytest.raises(ValueError, match=r"prompts: prompts.json has none for 0\.png, 1\.png"):
         evaluate.run(Config(tmp_path / "drawn", tmp_path / "photos", tmp_path / "prompts.json"))
+
+
+def test_the_embedded_clip_reads_no_answers():
+    with pytest.raises(ValueError, match="clip: the embedded one can't read a model's answers"):
+        evaluate.models_of(Config("drawn", "photos", vqa="Salesforce/blip-vqa-base"))
