@@ -14,7 +14,7 @@ from ..core.toffee import adapter as adapters
 from . import loop
 from .data.examples import Load
 from .dino_adapter import Bank, Learn, Training, begin, source_of
-from .processes import accelerated
+from .processes import accelerated, finished
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,8 @@ def run(
         training = Training(
             denoiser, adapter, loaded.text, bank, config.learn, network, file, accelerator, source=identity
         )
-        try:
+        with finished(training, accelerator, lambda learned: adapters.save(config.out, learned)):
             training.run(watch and (lambda progress: watch(model, progress)))
-        finally:
-            if accelerator.is_main_process and training.trainer.step:
-                adapters.save(config.out, training.learned())
         if accelerator.is_main_process:
             file.unlink(missing_ok=True)
     return config.out

@@ -5,6 +5,7 @@ Everything is differences to the frozen U-Net; whole ones, as the paper fine-tun
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..core.diffusers import DiffusersDenoiser, Text
 from ..core.toffee import adapter as adapters
 from ..core.toffee.adapter import Adapter, Injection
 from ..core.toffee.inpainting import CHANNELS, masked_channels
-from . import loop
+from . import loop, sharding
 from .data.examples import Example, Load
 from .weighting import snr_weight
 
@@ -159,7 +160,11 @@ class Training:
         settings = {k: v for k, v in vars(learn).items() if k not in ("loop", "save_memory")}
         adapter.requires_grad_(True)
         parameters = dict(adapter.named_parameters())
-        self.trainer = loop.Trainer(parameters, self._loss, learn.loop, checkpoint, f"{source} {settings}", accelerator)
+        # a sharded adapter can't be copied
+        self._like = copy.deepcopy(adapter).cpu() if sharding.asked(accelerator) else adapter
+        self.trainer = loop.Trainer(
+            parameters, self._loss, learn.loop, checkpoint, f"{source} {settings}", accelerator, module=adapter
+        )
 
     def run(self, watch: Watch | None = None, until: int | None = None) -> Adapter:
         """Train to the end, or until so many steps; what the watcher raises stops it, checkpointed."""
@@ -168,10 +173,8 @@ class Training:
 
     @torch.no_grad()
     def learned(self) -> Adapter:
-        """A copy of the adapter with the averaged weights, for use."""
-        import copy
-
-        adapter = copy.deepcopy(self.adapter)
+        """A copy of the adapter with the averaged weights, for use; every process of a sharded run has to ask."""
+        adapter = copy.deepcopy(self._like)
         own = dict(adapter.named_parameters())
         for name, tensor in self.trainer.weights().items():
             own[name].copy_(tensor)

@@ -11,16 +11,17 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core import files
+from . import sharding
 
 CHECKPOINT = "training-checkpoint"
 Loss = Callable[[int, torch.Generator], Tensor]
@@ -93,8 +94,11 @@ class Trainer:
         accelerator: an `accelerate.Accelerator`; the parameters are on its device already. Gradients are averaged over
             its processes, the first of which saves and is watched.
         scale: multiplies the loss on its way back, so that gradients survive half precision; halved when they overflow.
+        module: whose named parameters these are; needed where they are spread over processes, see `sharding`.
+        blocks: see `sharding.shard`.
 
     Attributes:
+        sharded: whether each process has only its part of the parameters.
         step: steps done.
         recent: running mean of the loss over about 50 steps.
         losses: of every step so far.
@@ -109,12 +113,17 @@ class Trainer:
         identity: str = "",
         accelerator: Any = None,
         scale: float = 1.0,
+        module: nn.Module | None = None,
+        blocks: Sequence[nn.Module] = (),
     ):
         self.parameters, self.loss, self.settings, self.checkpoint = dict(parameters), loss, settings, None
         self.identity = hashlib.sha256(f"{identity} {settings.identity()}".encode()).hexdigest()[:16]
+        self.accelerator, self.sharded = accelerator, module is not None and sharding.asked(accelerator)
+        if self.sharded:
+            self.loss, parts = sharding.shard(module, blocks, loss, accelerator), dict(module.named_parameters())
+            self.parameters = {name: parts[name] for name in self.parameters}
         self.optimiser = torch.optim.AdamW(self.parameters.values(), lr=settings.lr, weight_decay=settings.weight_decay)
-        self.accelerator = accelerator
-        if accelerator is not None:
+        if accelerator is not None and not self.sharded:
             self.optimiser = accelerator.prepare(self.optimiser)
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
         self.step, self.recent, self.scale = 0, math.nan, scale
@@ -153,10 +162,13 @@ class Trainer:
                     self.save()
                 if watch and self._first:
                     watch(Progress(self.step, self.settings.steps, value, time.monotonic() - started))
-        finally:
-            # stopped in the middle of an update the weights are neither this step's nor the last one's
-            if self._whole:
+        except BaseException:
+            # stopped in the middle of an update the weights are neither this step's nor the last one's; and a sharded
+            # run's other processes may be elsewhere, so that its last checkpoint stands
+            if self._whole and not self.sharded:
                 self.save()
+            raise
+        self.save()
         return self.weights()
 
     def probe(self) -> tuple[float, int]:
@@ -178,8 +190,9 @@ class Trainer:
         return time.perf_counter() - started, sum(kept.values())
 
     def weights(self) -> dict[str, Tensor]:
-        """What to use and to ship: the average if there is one."""
-        return self.average or {k: p.detach() for k, p in self.parameters.items()}
+        """What to use and to ship: the average if there is one. Of a sharded run every process has to ask."""
+        own = self.average or {k: p.detach() for k, p in self.parameters.items()}
+        return {k: sharding.whole(t) for k, t in own.items()}
 
     def _one_step(self) -> float:
         s = self.settings
@@ -193,7 +206,8 @@ class Trainer:
             raise FloatingPointError(f"the loss is {total} at step {self.step + 1}; use a lower learning rate")
         self._whole = False
         if s.clip:
-            clip = self.accelerator.clip_grad_norm_ if self.accelerator else torch.nn.utils.clip_grad_norm_
+            own = self.accelerator is None or self.sharded
+            clip = torch.nn.utils.clip_grad_norm_ if own else self.accelerator.clip_grad_norm_
             clip(list(self.parameters.values()), s.clip)
         self.optimiser.step()
         if s.ema:
@@ -212,7 +226,8 @@ class Trainer:
         for i in range(count):
             with self._precision():
                 loss = self.loss(self.step, self.generator(self.step, rank * count + i)) / count
-            (self.accelerator.backward if self.accelerator else torch.Tensor.backward)(loss * self.scale)
+            own = self.accelerator is None or self.sharded
+            (torch.Tensor.backward if own else self.accelerator.backward)(loss * self.scale)
             total += float(loss.detach())
         if self.scale != 1:
             for p in self.parameters.values():
@@ -231,13 +246,13 @@ class Trainer:
         if self.accelerator is not None and self.accelerator.mixed_precision == "fp16":
             return True  # its own scaler skips what overflows
         gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        return not gradients or bool(torch.stack(torch._foreach_norm(gradients)).isfinite().all())
+        return not gradients or bool(sharding.whole(torch.stack(torch._foreach_norm(gradients))).isfinite().all())
 
     def _share(self, total: float) -> float:
         """Average gradients and loss over the processes."""
         if self.accelerator is None or self.accelerator.num_processes == 1:
             return total
-        for p in self.parameters.values():
+        for p in self.parameters.values() if not self.sharded else ():  # where FSDP has done it
             if p.grad is not None:
                 p.grad = self.accelerator.reduce(p.grad, reduction="mean")
         return float(self.accelerator.reduce(torch.tensor(total, device=self.accelerator.device), reduction="mean"))
@@ -248,13 +263,16 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint: weights, average, optimiser state, step."""
-        if self.checkpoint is None or not self._first:
+        if self.checkpoint is None or not (self._first or self.sharded):
             return
         tensors = {f"weight.{k}": p for k, p in self.parameters.items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors |= {f"average.{k}": p for k, p in self.average.items()}
         for name, p in self.parameters.items():
             tensors |= {f"{key}.{name}": torch.as_tensor(v) for key, v in self.optimiser.state.get(p, {}).items()}
+        tensors = {k: sharding.whole(t) for k, t in tensors.items()}
+        if not self._first:
+            return
         header = files.Header(
             kind=CHECKPOINT, settings={"step": self.step, "loss": str(self.recent)}, source=self.identity
         )
@@ -269,13 +287,15 @@ class Trainer:
             self._refuse("of a training with other settings, data or start")
         with torch.no_grad():
             for name, p in self.parameters.items():
-                p.copy_(tensors[f"weight.{name}"])
+                sharding.put(tensors[f"weight.{name}"], p)
                 if f"exp_avg.{name}" in tensors:
                     # copies: what was loaded is the file itself, mapped into memory
-                    state = {k: torch.empty_like(p).copy_(tensors[f"{k}.{name}"]) for k in ("exp_avg", "exp_avg_sq")}
+                    state = {
+                        k: sharding.put(tensors[f"{k}.{name}"], torch.empty_like(p)) for k in ("exp_avg", "exp_avg_sq")
+                    }
                     self.optimiser.state[p] = {"step": tensors[f"step.{name}"].clone(), **state}
                 if name in self.average:
-                    self.average[name].copy_(tensors[f"average.{name}"])
+                    sharding.put(tensors[f"average.{name}"], self.average[name])
         self.step, self.recent = int(header.settings["step"]), float(header.settings["loss"])
         self.losses = tensors["losses"].tolist() if "losses" in tensors else []
 

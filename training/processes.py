@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,3 +26,23 @@ def accelerated(cpu: bool = False) -> Iterator[Any]:
     accelerator = Accelerator(cpu=cpu or not gpu)
     yield accelerator
     accelerator.end_training()
+
+
+@contextmanager
+def finished(training: Any, accelerator: Any, save: Callable[[Any], Any]) -> Iterator[None]:
+    """Write what a training has learned when it ends or is stopped, from the first process.
+
+    A sharded one that is stopped has only its checkpoint: what was learned lies in all processes, which stop apart.
+
+    Args:
+        training: it has a `trainer`, and `learned()` for `save`.
+    """
+    stopped = True
+    try:
+        yield
+        stopped = False
+    finally:
+        if training.trainer.step and not (stopped and training.trainer.sharded):
+            learned = training.learned() if accelerator.is_main_process or training.trainer.sharded else None
+            if accelerator.is_main_process:
+                save(learned)

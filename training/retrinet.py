@@ -6,6 +6,7 @@ lookups of every level, and the U-Net's decoder, as differences to the frozen on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,11 +22,11 @@ from ..core.retrinet import network as retrinet
 from ..core.retrinet.control import Retrieval
 from ..core.retrinet.network import RetriNet
 from ..core.retrinet.reference import References, box_mask
-from . import loop
+from . import loop, sharding
 from .data import identities
 from .data.identities import Bank, Choice
 from .data.photos import weighted_mean
-from .processes import accelerated
+from .processes import accelerated, finished
 from .weighting import snr_weight
 
 Watch = Callable[[loop.Progress], None]
@@ -115,8 +116,19 @@ class Training:
             network.delta = None
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         identity = {k: v for k, v in vars(learn).items() if k not in ("loop", "save_memory")}
+        # a sharded network can't be copied
+        self._like = copy.deepcopy(network).cpu() if sharding.asked(accelerator) else network
+        blocks = [*network.encoder.down_blocks, network.encoder.mid_block]
         self.trainer = loop.Trainer(
-            parameters, self._loss, learn.loop, checkpoint, f"{source} {identity}", accelerator, scale
+            parameters,
+            self._loss,
+            learn.loop,
+            checkpoint,
+            f"{source} {identity}",
+            accelerator,
+            scale,
+            network,
+            [block for block in blocks if any(p.requires_grad for p in block.parameters())],
         )
 
     def run(self, watch: Watch | None = None, until: int | None = None) -> RetriNet:
@@ -126,10 +138,8 @@ class Training:
 
     @torch.no_grad()
     def learned(self) -> RetriNet:
-        """A copy of the network with the averaged weights, for use."""
-        import copy
-
-        network = copy.deepcopy(self.network)
+        """A copy of the network with the averaged weights, for use; every process of a sharded run has to ask."""
+        network = copy.deepcopy(self._like)
         own = dict(network.named_parameters())
         for name, tensor in self.trainer.weights().items():
             own[name].copy_(tensor)
@@ -263,11 +273,8 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
             return text(word).extra.get("added_cond_kwargs", {})
 
         training = Training(model.denoiser, network, text, bank, learn, file, accelerator, source=source, extra=extra)
-        try:
+        with finished(training, accelerator, lambda network: retrinet.save(config.out, network)):
             training.run(watch and (lambda progress: watch("retrinet", progress)))
-        finally:
-            if accelerator.is_main_process and training.trainer.step:
-                retrinet.save(config.out, training.learned())
         if accelerator.is_main_process:
             file.unlink(missing_ok=True)
     return config.out
