@@ -20,7 +20,7 @@ from ..core.reach import Reach
 from ..core.toffee import tokens as described
 from ..core.toffee.adapter import Adapter, Injection, changed, channels_of
 from ..core.toffee.inpainting import CHANNELS, masked_channels
-from ..core.toffee.tokens import Tokens
+from ..core.toffee.tokens import EMBEDDED, Tokens
 from ..core.weights import Delta
 from . import denoiser, vision, vision_model
 from .hooks import sites, unet_of
@@ -28,7 +28,6 @@ from .managed import Managed, managed
 from .segmentation import pictures
 
 KEY, PIXELS = "likeness_toffee", 8  # of a latent's side
-EMBEDDED = "the embedded judge"  # as trainings call the built-in DINO
 
 
 def encode(image: Tensor, mask: Tensor | None, model: vision.Model) -> Tokens:

@@ -11,6 +11,7 @@ import torch
 from ..core import files
 from ..core.diffusers import DiffusersDenoiser
 from ..core.toffee import adapter as adapters
+from ..core.toffee.tokens import EMBEDDED
 from . import loop
 from .data.examples import Load
 from .dino_adapter import Bank, Learn, Training, begin, source_of
@@ -83,7 +84,7 @@ def run(
             adapter.check(denoiser.sites)
         else:
             width = dino.model.config.hidden_size
-            adapter = begin(model, denoiser, width, config.learn, config.dino or "the embedded judge", source)
+            adapter = begin(model, denoiser, width, config.learn, config.dino or EMBEDDED, source)
         adapter.to(accelerator.device)
         start = files.fingerprint(adapter.state_dict())
         network = None

@@ -13,6 +13,8 @@ from ..vision.dino import Dino
 from ..vision.preprocess import Preprocess
 from .matching import blend, picture
 
+EMBEDDED = "the embedded judge"  # what the built-in DINO is called in files
+
 
 @dataclass(frozen=True)
 class Tokens:
