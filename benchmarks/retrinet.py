@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from grid import RESULTS, model
 from likeness.core.demo import judges, sheet, world
 from likeness.core.demo.attributes import Answer
 from likeness.core.demo.truth import truth
-from likeness.core.denoiser import Hooks, guided
+from likeness.core.denoiser import Denoiser, Hooks, guided
+from likeness.core.diffusers import Text
 from likeness.core.diffusion import sample
 from likeness.core.metrics.similarity import average
 from likeness.core.reach import Reach
 from likeness.core.retrinet import network as retrinet
-from likeness.core.retrinet.control import TIMES, Retrieval
+from likeness.core.retrinet.control import TIMES, Retrieval, Watch
 from likeness.core.retrinet.network import RetriNet
 from likeness.core.retrinet.reference import References
 from likeness.training.data import identities
@@ -46,7 +48,8 @@ PLACES = {place: f"a photo of a person {words}" for place, words in (
     ("night", "at night"), ("kitchen", "in the kitchen"), ("meadow", "in a meadow"), ("desert", "in the desert"),
 )}  # fmt: skip
 
-Make = Callable[[References], Hooks]
+# pictures to be drawn -> the model that draws them, what is put into it, and what their prompts become
+Make = Callable[[Sequence["Asked"]], tuple[Denoiser, Hooks | None, Callable[[Text], Text]]]
 
 
 @dataclass(frozen=True)
@@ -128,29 +131,35 @@ def references(people: People, asked: Sequence[Asked]) -> References:
 
 
 @torch.no_grad()
-def drawn(people: People, asked: Sequence[Asked], make: Make, seed: int = 0) -> Tensor:
+def drawn(asked: Sequence[Asked], make: Make, seed: int = 0) -> Tensor:
     """Pictures (N, 3, 128, 128) in 0..1."""
     loaded, parts = model()[0], []
     schedule = loaded.denoiser.schedule
     for start in range(0, len(asked), BATCH):
         some = asked[start : start + BATCH]
+        denoiser, hooks, read = make(some)
         prompts = [loaded.text(PLACES[each.place]) for each in some]
-        text, null = prompts[0].with_rows(prompts[1:]), loaded.text("").with_rows([loaded.text("")] * (len(some) - 1))
-        z = torch.stack(
-            [
-                torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed + start + i))
-                for i in range(len(some))
-            ]
-        )
-        predict = guided(loaded.denoiser, text, null, GUIDANCE, make(references(people, some)))
+        nulls = [loaded.text("") for _ in some]
+        text, null = (read(side[0].with_rows(side[1:])) for side in (prompts, nulls))
+        seeds = [seed + start + i for i in range(len(some))]
+        z = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(s)) for s in seeds])
+        predict = guided(denoiser, text, null, GUIDANCE, hooks)
         parts.append(loaded.decode(sample(schedule, predict, z, schedule.timesteps(STEPS))).clamp(0, 1))
     return torch.cat(parts)
 
 
-def retrieving(network: RetriNet, time: str = "each", strength: float = 1.0) -> Make:
-    """Hooks of a network for some references."""
-    steps = len(model()[0].denoiser.schedule)
-    return lambda shown: Retrieval(network, shown, steps, Reach(strength), time=time).hooks
+def retrieving(
+    people: People, network: RetriNet, time: str = "each", strength: float = 1.0, watch: Watch | None = None
+) -> Make:
+    """Drawing with a network."""
+    denoiser = model()[0].denoiser
+
+    def make(some: Sequence[Asked]) -> tuple[Denoiser, Hooks, Callable[[Text], Text]]:
+        shown = references(people, some)
+        control = Retrieval(network, shown, len(denoiser.schedule), Reach(strength), time=time, watch=watch)
+        return denoiser, control.hooks, lambda text: text
+
+    return make
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------
@@ -217,7 +226,7 @@ def leakage(people: People, asked: Sequence[Asked], images: Tensor) -> dict[str,
 def cost(network: RetriNet, people: People, count: int, pairs: int) -> dict[str, float]:
     """A guided step with so many references against one without."""
     loaded, [asked] = model()[0], reconstructions(people, 1, count)
-    shown, z = references(people, [asked]), torch.randn(1, 4, SIZE // 8, SIZE // 8)
+    z = torch.randn(1, 4, SIZE // 8, SIZE // 8)
     text, null, found = loaded.text(PLACES["beach"]), loaded.text(""), {"references": count}
 
     def step(hooks: Hooks | None = None, t: int = 500) -> None:
@@ -226,8 +235,11 @@ def cost(network: RetriNet, people: People, count: int, pairs: int) -> dict[str,
 
     plain = flops(step)
     for time in TIMES:
-        hooks, t = retrieving(network, time)(shown), iter(range(10**6))
-        run = lambda hooks=hooks, t=t: step(hooks, 400 + next(t) % 2)  # noqa: E731  another timestep each time
+        hooks, calls = retrieving(people, network, time)([asked])[1], count_from(0)
+
+        def run(hooks: Hooks = hooks, calls: Iterator[int] = calls) -> None:
+            step(hooks, 400 + next(calls) % 2)  # another timestep each time, as in a picture
+
         run()
         found[f"FLOPs, {time}"] = flops(run) / plain
         before, after, ratio = interleaved(step, run, pairs)
@@ -241,7 +253,7 @@ def cost(network: RetriNet, people: People, count: int, pairs: int) -> dict[str,
 def measure(make: Make, people: People, count: int, each: int, picture: Path | None = None) -> dict[str, Any]:
     """Composition, reconstruction and leakage of a way to draw."""
     composed, rebuilt = compositions(people, count, each), reconstructions(people, count, 2 * each)
-    first, second = drawn(people, composed, make), drawn(people, rebuilt, make, 10**6)
+    first, second = drawn(composed, make), drawn(rebuilt, make, 10**6)
     if picture is not None:
         show(people, composed[:8], first, picture)
     again = judged(second, rebuilt) | {"same person by DINO": same_person(people, rebuilt, second)}
@@ -288,7 +300,7 @@ def main(
     loaded, known = retrinet.load(network).eval().requires_grad_(False), People(people)
     found = json.loads(out.read_text()) if out.exists() else {}
     if "quality" in parts:
-        found["quality"] = measure(retrieving(loaded, time), known, count, each, picture)
+        found["quality"] = measure(retrieving(known, loaded, time), known, count, each, picture)
     if "cost" in parts:
         found["cost"] = cost(loaded, known, 4, pairs)
     found["base"] = model()[1]
