@@ -142,7 +142,7 @@ def test_the_drop_downs_list_what_is_there(seen):
         "z other dino.safetensors",
         "z other family.safetensors",
     ]
-    downloads = [f"facebook/dinov2-{size} (download)" for size in ("base", "giant")]
+    downloads = [f"facebook/{name} (download)" for name in ("dinov2-base", "dinov2-giant", "dino-vits16")]
     assert seen["dinos"] == ["demo (built in)", "mine/dino", *downloads]
     assert seen["written again"]
 
