@@ -90,6 +90,17 @@ def build_retribooru(argv: list[str]) -> None:
     print(f"wrote {config.out}")
 
 
+def build_pairs(argv: list[str]) -> None:
+    """Make pairs of pictures of one subject each, which ToffeeNet learns from: the pair factory."""
+    import tyro
+
+    from .training.data.pairs import build, report
+
+    config = tyro.cli(build.Config, args=argv, prog="likeness build pairs")
+    print(report.text(build.build(config, _count())))
+    print(f"wrote {config.out}")
+
+
 def build_demo_figures(argv: list[str]) -> None:
     """Draw tagged figures of the demo world to try `build retribooru` on; no download."""
     import tyro
@@ -129,6 +140,27 @@ def evaluate_pictures(argv: list[str]) -> None:
 
     for name, value in evaluate.run(tyro.cli(evaluate.Config, args=argv, prog="likeness evaluate pictures")).items():
         print(f"{name:<22} {value:7.4f}")
+
+
+def evaluate_report(argv: list[str]) -> None:
+    """Write the page of a comparison of methods, as `python benchmarks/evidence` measured it."""
+    import tyro
+
+    from .training import report
+
+    print(f"wrote {report.write(tyro.cli(report.Config, args=argv, prog='likeness evaluate report'))}")
+
+
+def evaluate_dreambench(argv: list[str]) -> None:
+    """Draw DreamBench's subjects and prompts, and measure them as papers do."""
+    import tyro
+
+    from .training import dreambench
+
+    config = tyro.cli(dreambench.Config, args=argv, prog="likeness evaluate dreambench")
+    for name, value in dreambench.run(config, _count())["means"].items():
+        print(f"{name:<22} {value:7.4f}")
+    print(f"wrote {config.out / dreambench.RESULT}")
 
 
 def _train(what, argv: list[str]) -> None:
@@ -198,7 +230,10 @@ COMMANDS = {
     ("train", "toffeenet"): train_toffeenet,
     ("build", "retribooru"): build_retribooru,
     ("build", "demo-figures"): build_demo_figures,
+    ("build", "pairs"): build_pairs,
     ("evaluate", "pictures"): evaluate_pictures,
+    ("evaluate", "dreambench"): evaluate_dreambench,
+    ("evaluate", "report"): evaluate_report,
     ("train", "demo-model"): train_demo_model,
     ("train", "demo-lora"): train_demo_lora,
     ("train", "judges"): train_judges,
@@ -206,7 +241,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    lines = [f"  likeness {' '.join(path):<18} {command.__doc__}" for path, command in COMMANDS.items()]
+    lines = [f"  likeness {' '.join(path):<19} {command.__doc__}" for path, command in COMMANDS.items()]
     return (
         "usage: likeness COMMAND [options]\n\n"
         + "\n".join(lines)

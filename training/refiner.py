@@ -15,7 +15,7 @@ class Config(adapter_command.Config):
     """Train a Refiner.
 
     Args:
-        images: folder of pictures of anything; the demo world's by default.
+        images: folder of pictures of anything, or records (`build retribooru`); the demo world's by default.
     """
 
     out: Path = Path("refiner.safetensors")
@@ -23,7 +23,7 @@ class Config(adapter_command.Config):
 
 
 def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = None) -> Path:
-    """Train headless and write the adapter; errors as `adapter_command.run` and `photos.read_folder`."""
+    """Train headless and write the adapter; errors as `adapter_command.run` and `records.read`."""
     if config.images is None:
         loads = examples.rendered_pictures(config.pictures, config.learn.loop.seed, config.size)
     else:

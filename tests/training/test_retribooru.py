@@ -22,7 +22,7 @@ from likeness.training.data.photos import decode
 from likeness.training.data.retribooru import answers, build, demo, identities, report
 from likeness.training.data.retribooru.annotate import Settings, around, face_box
 from likeness.training.data.retribooru.models import QUESTIONS, Models, Names
-from likeness.training.data.retribooru.workers import Workers
+from likeness.training.data.workers import Workers
 
 ODD = {
     "not tagged solo": ["odd0"],
@@ -111,7 +111,7 @@ def test_every_dropped_picture_is_counted_and_listed(built):
 
 
 def test_the_command_with_the_judges(figures, tmp_path, capsys):
-    arguments = ["--images", str(figures), "--out", str(tmp_path), "--tags", str(figures / demo.METADATA)]
+    arguments = ["--images", str(figures), "--out", str(tmp_path)]
     judges = ["--models.segmenter", "demo", "--models.vqa", "demo", "--models.faces", "truth", "--workers", "0"]
     main(["build", "retribooru", *arguments, *judges, "--format", "tar"])
     text, bars = capsys.readouterr()
@@ -250,7 +250,7 @@ def test_other_groups_from_the_same_annotations(figures, tmp_path):
     [
         ({"look": Settings(part=4, need_face=False, views=2)}, "look.views"),
         ({"models": Names("demo", "truth", faces="truth")}, "models.segmenter"),
-        ({"tags": None}, "tags"),
+        ({"tags": Path("other.jsonl")}, "tags"),
     ],
 )
 def test_another_builds_folder_is_refused(figures, built, fields, named):

@@ -11,7 +11,7 @@ from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.inpainting import masked_channels, widened
 from likeness.training import dino_adapter, loop, refiner, toffeenet, view_generator
-from likeness.training.data import examples
+from likeness.training.data import examples, photos, records
 from likeness.training.dino_adapter import Bank, Training, begin
 from tiny import SIZE, Tiny, dino_tokens
 
@@ -95,6 +95,20 @@ def test_pictures_and_views_of_folders(tmp_path):
     assert len(views) == 2 and torch.equal(views[0].subject, views[1].target)
     with pytest.raises(ValueError, match="records: no subject has two pictures"):
         examples.of_views(tmp_path / "b", 32)
+
+
+def test_records_are_read_as_folders_are(tmp_path):
+    pictures = [photos.png(torch.rand(3, 64, 64)) for _ in range(3)]
+    ids, made = ("1", "2", "3"), []
+    for i, (name, data) in enumerate(zip(ids, pictures)):
+        similar = () if i == 2 else (ids[1 - i],)
+        made.append(records.Record(name, "ann", "", data, None, None, (), f"prompt {name}", similar))
+    (tmp_path / "shard-00000.parquet").write_bytes(records.to_parquet(made))
+    alone = [load() for load in examples.of_pictures(tmp_path, 64)]
+    assert [torch.equal(e.target, photos.decode(data)) for e, data in zip(alone, pictures)] == [True] * 3
+    views = [load() for load in examples.of_views(tmp_path, 64, prompts=True)]
+    assert [e.prompt for e in views] == ["prompt 2", "prompt 1"] and torch.equal(views[0].target, alone[1].target)
+    assert [load().prompt for load in examples.of_views(tmp_path, 64)] == ["", ""]
 
 
 # --- loss

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from ...core.demo import world
 from ...core.demo.captions import PLACES, article
 from . import photos, records
+from .pairs import table
+from .records import Record
 
 EDITS = ("background", "addition", "colour")
 PAIRS = ("both", "generation", "editing")
@@ -47,26 +49,69 @@ Load = Callable[[], Example]
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def of_pictures(folder: Path, size: int) -> list[Load]:
-    """Every picture of a folder, to be made of itself; FileNotFoundError as `photos.read_folder`."""
-    pictures = [group.data[i] for group in photos.from_folders(folder, None, size, "crop") for i in range(len(group))]
-    return [lambda picture=picture: Example(picture, picture) for picture in pictures]
+def of_pictures(path: Path, size: int) -> list[Load]:
+    """Every picture of a folder or of what else `records.read` takes, to be made of itself; errors as there."""
+
+    def example(record: Record) -> Example:
+        picture = _square(record, size)
+        return Example(picture, picture)
+
+    return [lambda record=record: example(record) for record in records.read(path)]
 
 
-def of_views(path: Path, size: int) -> list[Load]:
+def of_views(path: Path, size: int, prompts: bool = False) -> list[Load]:
     """Every ordered pair of pictures of one subject, from what `records.read` takes.
+
+    Args:
+        prompts: whether the targets' prompts belong to it.
 
     Raises:
         ValueError: no subject with two pictures.
     """
-    subjects: dict[frozenset[str], list[Tensor]] = {}
+    subjects: dict[frozenset[str], list[Record]] = {}
     for record in records.read(path):
-        picture = photos.prepare([record.picture()], size)[0].data[0]
-        subjects.setdefault(frozenset((record.id, *record.similar)), []).append(picture)
+        subjects.setdefault(frozenset((record.id, *record.similar)), []).append(record)
     pairs = [(a, b) for shown in subjects.values() for a in shown for b in shown if a is not b]
     if not pairs:
-        raise ValueError("records: no subject has two pictures; the View Generator learns from several views of one")
-    return [lambda a=a, b=b: Example(a, b) for a, b in pairs]
+        raise ValueError("records: no subject has two pictures; other views are learned from several pictures of one")
+    return [lambda a=a, b=b: Example(_square(a, size), _square(b, size), b.prompts * prompts) for a, b in pairs]
+
+
+def _square(record: Record, size: int) -> Tensor:
+    return photos.prepare([record.picture()], size)[0].data[0]
+
+
+def of_pairs(path: Path, size: int, pairs: str = "both") -> list[Load]:
+    """Pairs of `likeness build pairs`, from its folder or one of its shards; they are read when they are needed.
+
+    Args:
+        size: pixels; pairs of another size are cropped to the middle square and scaled.
+        pairs: one of `PAIRS`.
+
+    Raises:
+        FileNotFoundError: no shard there.
+        ValueError: a file that is no shard of pairs, or no pair of this kind.
+    """
+    _check_kind(pairs)
+    shards = [path] if path.is_file() else sorted(path.glob("shard-*.parquet"))
+    if not shards:
+        raise FileNotFoundError(f"pairs_from: no shard in {path}; `likeness build pairs` writes them")
+    found = []
+    for shard in shards:
+        editing = [row["editing"] for row in table.columns(shard, ["editing"])]
+        found += [
+            (shard, i) for i, edits in enumerate(editing) if pairs in ("both", "editing" if edits else "generation")
+        ]
+    if not found:
+        raise ValueError(f"pairs_from: {path} has no pair" + ("" if pairs == "both" else f" for {pairs}"))
+    return [lambda shard=shard, i=i: _pair(table.row(shard, i), size) for shard, i in found]
+
+
+def _pair(pair: table.Pair, size: int) -> Example:
+    whole = [photos.decode(data) for data in (pair.input, pair.target)]
+    maps = [None if data is None else photos.decode(data)[:1] for data in (pair.mask, pair.depth)]
+    fitted = [None if each is None else photos.prepare([each], size)[0].data[0] for each in (*whole, *maps)]
+    return Example(fitted[0], fitted[1], pair.prompt, fitted[2], fitted[3])
 
 
 # --- the demo world --------------------------------------------------------------------------------------------------
@@ -104,8 +149,7 @@ def rendered_pairs(
     Raises:
         ValueError: an unknown kind of pairs.
     """
-    if pairs not in PAIRS:
-        raise ValueError(f"pairs is {pairs!r}; choose {', '.join(PAIRS)}")
+    _check_kind(pairs)
     held = world.held_out_subjects(count) if held_out else None
 
     def draw(i: int) -> Example:
@@ -115,6 +159,11 @@ def rendered_pairs(
         return (_edited if edits else _generated)(subject, rng, size)
 
     return [lambda i=i: draw(i) for i in range(count)]
+
+
+def _check_kind(pairs: str) -> None:
+    if pairs not in PAIRS:
+        raise ValueError(f"pairs is {pairs!r}; choose {', '.join(PAIRS)}")
 
 
 def _scene(seed: int, i: int) -> tuple[world.Subject, world.Scene]:

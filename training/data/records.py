@@ -17,6 +17,7 @@ from .photos import SUFFIXES, Group
 
 FORMATS = ("parquet", "tar")
 MASKS = "masks"  # folder beside a subject's pictures
+_NAMED = 8  # examples in a message
 _BATCH = 16  # rows of a Parquet file in memory
 
 
@@ -215,7 +216,10 @@ def of_identity(records: Iterable[Record], name: str) -> list[Record]:
     """
     byname: list[Record] = []
     same: list[Record] = []
+    some: list[str] = []
     for record in records:
+        if len(some) < _NAMED:
+            some.append(record.id)
         if name == record.id or name in record.similar:
             same.append(record)
         elif name == record.character:
@@ -225,10 +229,11 @@ def of_identity(records: Iterable[Record], name: str) -> list[Record]:
     # of each the first picture
     identities = {frozenset((record.id, *record.similar)): record.id for record in reversed(byname)}
     if len(identities) > 1:
-        some = ", ".join([*identities.values()][:-9:-1])
-        raise ValueError(f"identity: {name} has {len(identities)}; name one by the id of a picture: {some}")
+        firsts = ", ".join([*identities.values()][: -_NAMED - 1 : -1])
+        raise ValueError(f"identity: {name} has {len(identities)}; name one by the id of a picture: {firsts}")
     if not byname:
-        raise ValueError(f"identity: there is no picture and no character {name!r}; name one by the id of a picture")
+        known = f"name one by the id of a picture, as in {', '.join(some)}"
+        raise ValueError(f"identity: there is no picture and no character {name!r}; {known}")
     return byname
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .. import stages
 from ..photos import decode, png
 from . import answers, parts
 from .models import QUESTIONS, Models
@@ -126,18 +127,11 @@ class Annotator:
 
     def _each(self, model: str, items: Sequence[Item], call: Callable[[Tensor], list[Result]]) -> list[Result | None]:
         """A model's results, one a picture; where it fails on a batch, picture by picture, None where it fails."""
-        if not items:
-            return []
-        try:
-            results = call(torch.stack([picture for _, picture in items]))
-            if len(results) != len(items):
-                raise ValueError(f"it gave {len(results)} results for {len(items)} pictures")
-            return results
-        except Exception as e:
-            if len(items) > 1:
-                return [self._each(model, [item], call)[0] for item in items]
-            items[0][0].drop(f"{model} failed", f"{type(e).__name__}: {str(e).strip()[:200]}")
-            return [None]
+
+        def together(some: Sequence[Item]) -> list[Result]:
+            return call(torch.stack([picture for _, picture in some]))
+
+        return stages.each(model, items, together, lambda item, why, detail: item[0].drop(why, detail))
 
 
 def _by_size(items: Sequence[Item]) -> list[list[Item]]:

@@ -20,8 +20,9 @@ from ....core.demo.attributes import SIZE, Attributes
 from ....core.vision.preprocess import bytes_of
 from ..photos import decode, png
 from .models import QUESTIONS, Models
+from .tags import METADATA
 
-METADATA, TRUTH = "metadata.jsonl", "truth.jsonl"
+TRUTH = "truth.jsonl"
 # which attributes of the world answer which of the questions
 ANSWERS = {
     QUESTIONS["colours"]: ("outfit_colour", "second_colour"),

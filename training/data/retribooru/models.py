@@ -97,7 +97,7 @@ class Names:
         embedded = _Embedded(images, self.device)
         detector = GroundingDino(self.detector, **where) if self.detector else None
         return Models(
-            embedded(self.segmenter, "segmenter") or _segmenter(self.segmenter, detector, where),
+            embedded(self.segmenter, "segmenter") or segmenter_of(self.segmenter, detector, where),
             (embedded(self.faces, "faces") or Detector(self.faces, **where)) if self.faces else _needed(detector),
             embedded(self.vqa, "vqa") or vqa_of(self.vqa, where),
         )
@@ -122,7 +122,8 @@ class _Embedded:
         return None
 
 
-def _segmenter(name: str, detector: GroundingDino | None, where: Mapping[str, Any]) -> TextSegmenter:
+def segmenter_of(name: str, detector: GroundingDino | None, where: Mapping[str, Any]) -> TextSegmenter:
+    """What finds and segments, by its name; SAM and SAM 2 with a detector before them."""
     if Path(name).suffix in SUFFIXES:
         return GroundedSegmenter(_needed(detector), Sam(name, **where))
     kind = _kind(name, "segmenter")

@@ -61,7 +61,9 @@ def write(out: Path, report: Mapping[str, Any]) -> None:
     plotted = plot(report)
     if plotted is not None:
         files.write_atomically(out / PLOT, plotted)
-    text_of = text(report) + ("" if plotted else "\n\nno plots: they need matplotlib (pip install matplotlib)")
+    text_of = text(report) + (
+        "" if plotted or not report["samples"] else "\n\nno plots: they need matplotlib (pip install matplotlib)"
+    )
     files.write_atomically(out / TEXT, (text_of + "\n").encode())
     files.write_atomically(out / JSON, (json.dumps(report, indent=2, ensure_ascii=False) + "\n").encode())
 

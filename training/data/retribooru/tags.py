@@ -21,6 +21,7 @@ CLOTHES = frozenset(
     suit suspenders sweater swimsuit tabard thighhighs tiara tie tights tunic turtleneck underwear uniform vest veil
     waistcoat yukata""".split()  # noqa: SIM905
 )
+METADATA = "metadata.jsonl"  # in a folder of pictures
 _CATEGORIES = {"0": "general", "1": "artist", "4": "character"}  # Danbooru's numbers
 _KINDS = ("general", "artist", "character")
 

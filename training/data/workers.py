@@ -88,7 +88,10 @@ class Workers:
         try:
             ray.init(**({"address": self.address} if self.address else here), **quiet)
         except ConnectionError as e:
-            raise ValueError(f"address: no Ray cluster answers at {self.address} ({e}); is `ray start` running?") from e
+            raise ValueError(
+                f"address: no Ray cluster answers at {self.address} ({e}); is `ray start` running? One that wants a "
+                "token needs RAY_AUTH_MODE=token here too"
+            ) from e
         self._started = True
 
 

@@ -1,0 +1,312 @@
+"""The pair factory on the demo world: `python benchmarks/pairs.py`, written to results/pairs.json.
+
+* workers: candidates a second with one and with two Ray workers, from the moment that each has finished a part; parts
+  of the first and last round, in which not all work, are left out. "demo" computes on this machine's cores, so that
+  what else runs there slows two workers more than one; "waiting" is a painter on another device, which shows what the
+  factory itself costs.
+* overhead: seconds of a part against a bare loop over the same models, without files, tolerance or Ray: in one process
+  part by part in turn, and with one Ray worker run by run in turn.
+* subjects: seconds of a candidate with ever more subjects; beside it, in the same run and in turn, steps of a
+  DreamBooth LoRA on the demo model, one of which every subject would need. From both the cost of a million pairs,
+  drawn as docs/pairs-cost.png: the factory needs two fine-tunings whatever the number of subjects.
+
+The adapters have random weights, unless trained ones are given: what they cost is the same. `--only workers subjects`
+does some of the parts and keeps the other results. Idle cores are needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from likeness.core import checkpoint, files, weights
+from likeness.core.demo import MODEL, judges
+from likeness.core.demo.sheet import text_to_image
+from likeness.core.toffee import adapter as adapters
+from likeness.training import demo_lora
+from likeness.training.data.pairs import build, draw, plan, table
+from likeness.training.data.pairs.make import Pairs
+from likeness.training.data.pairs.models import Models, Names
+from likeness.training.data.photos import decode
+
+ROOT = Path(__file__).resolve().parent
+RESULT, PLOT = ROOT / "results" / "pairs.json", ROOT.parent / "docs" / "pairs-cost.png"
+PARTS = ("workers", "overhead", "subjects")
+RANK = 16  # of the random adapters' changes
+LORA_STEPS, LORA_BATCH = 150, 4  # of a subject's LoRA, as the demo's car was trained
+
+
+def blank_adapters(folder: Path) -> None:
+    """A Refiner and a View Generator of the demo model that change nothing and cost what trained ones do."""
+    denoiser, width = checkpoint.load(MODEL).denoiser, judges.dino().model.config.hidden_size
+    for kind in ("refiner", "view-generator"):
+        delta = weights.blank(weights.layers_of(denoiser.unet), RANK)
+        adapter = adapters.blank(kind, denoiser.sites, width, delta, dino="the embedded judge")
+        adapters.save(folder / f"{kind}.safetensors", adapter)
+
+
+def config(out: Path, options: argparse.Namespace, **fields: Any) -> build.Config:
+    names = Names(refiner=str(options.refiner), view_generator=str(options.view_generator))
+    settings = draw.Settings(steps=options.steps)
+    given = {"pairs": options.pairs, "subjects": options.subjects, "part": options.part, "sheet": 0, "same": 1.0}
+    return build.Config(out, models=names, draw=settings, **{**given, "workers": 0, **fields})
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+class Waiting:
+    """Paints in no time, but waits for another device."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def draw(self, prompts: list[str], keys: list[str], depth: Any = None) -> torch.Tensor:
+        time.sleep(self.seconds * len(keys))
+        return torch.stack([draw.noise(key, (3, 128, 128)).sigmoid() for key in keys])
+
+    def edit(self, images: torch.Tensor, masks: torch.Tensor, prompts: Any, keys: Any, *_: Any) -> torch.Tensor:
+        return draw.pasted(images, masks, self.draw(prompts, keys))
+
+    def refine(self, images: torch.Tensor, *_: Any) -> tuple[torch.Tensor, list[None]]:
+        return images, [None] * len(images)
+
+    def view(self, images: torch.Tensor, keys: Any) -> torch.Tensor:
+        return images
+
+
+class Tiny:
+    """Judges that cost nothing."""
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(images.flatten(1)[:, ::997] - 0.5)
+
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        return self.images(torch.stack([draw.noise(text, (3, 128, 128)) for text in texts]))
+
+    def segment(self, images: torch.Tensor, text: str) -> torch.Tensor:
+        masks = torch.zeros_like(images[:, :1])
+        masks[..., 32:96, 32:96] = 1
+        return masks
+
+
+def waiting(seconds: float) -> Models:
+    return Models(Waiting(seconds), Tiny(), Tiny(), Tiny())
+
+
+def rate(settings: build.Config, models: Any) -> dict[str, float]:
+    """Candidates a second of a build, in the steady part of it."""
+    times: list[float] = []
+
+    def watch(stage: str, done: int, total: int) -> None:
+        if stage == plan.CANDIDATES:
+            times.append(time.perf_counter())
+
+    start = time.perf_counter()
+    build.build(settings, watch, models)
+    workers = max(1, settings.workers)
+    steady = times[1 + workers : -workers]  # the first call tells what there was before
+    if len(steady) < 2:
+        raise ValueError("too few parts to measure; raise --pairs or lower --part")
+    return {
+        "pairs_a_second": settings.part * (len(steady) - 1) / (steady[-1] - steady[0]),
+        "seconds_to_first_part": times[1] - start,
+        "seconds_in_all": time.perf_counter() - start,
+    }
+
+
+def measure_workers(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for name, models in (("demo", None), ("waiting", partial(waiting, 0.2))):
+        runs: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+        load = [os.getloadavg()[0]]
+        for i in range(options.rounds):
+            for count in runs:  # by turns, so that what else runs meets both
+                out = folder / f"{name} {count} {i}"
+                runs[count].append(rate(config(out, options, workers=count), models))
+                load.append(os.getloadavg()[0])
+        one, two = (max(run["pairs_a_second"] for run in runs[count]) for count in (1, 2))
+        result[name] = {"one": runs[1], "two": runs[2], "speedup_of_the_best": two / one, "load": load}
+    return result
+
+
+# --- overhead --------------------------------------------------------------------------------------------------------
+
+
+class Bare:
+    """The models' calls for a part of pairs and nothing else; pictures are decoded before."""
+
+    def __init__(self, work: Path, part: int, models: Models, batch: int):
+        lines = [line for line in plan.lines(work / plan.PLAN, part) if "dropped" not in line]
+        known = table.rows(work / plan.SUBJECTS, table.Subject, [tuple(line["place"]) for line in lines])
+        self.models, self.batches = models, []
+        for editing in (False, True):
+            some = [line for line in lines if line["editing"] == editing]
+            for start in range(0, len(some), batch):
+                chunk = some[start : start + batch]
+                found = [known[tuple(line["place"])] for line in chunk]
+                pictures = torch.stack([decode(each.image) for each in found])
+                figures = torch.stack([decode(each.mask)[:1] for each in found])
+                self.batches.append((chunk, pictures, figures))
+
+    def __call__(self) -> None:
+        painter = self.models.painter
+        for lines, pictures, figures in self.batches:
+            prompts, keys = [line["prompt"] for line in lines], [f"0 pair {line['number']}" for line in lines]
+            if lines[0]["editing"]:
+                target = painter.edit(pictures, figures, prompts, keys, [1.0] * len(keys))
+                target, shown = painter.refine(target, pictures, figures, keys, figures)[0], pictures
+            else:
+                target = painter.refine(painter.draw(prompts, keys), pictures, figures, keys)[0]
+                shown = painter.view(pictures, keys)
+            for images in (shown, target):
+                self.models.dino.images(images)
+            self.models.clip.images(target), self.models.clip.texts(prompts)
+
+
+def measure_overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    settings = config(folder / "whole", options)
+    build.build(settings)
+    work, models = folder / "whole" / "work", settings.models.models(settings.draw)
+    models.load()
+    maker = Pairs(work, settings.seed, settings.draw, settings.encoding, 1, models)
+    parts = [part for part in range(settings.pairs // settings.part) if part]  # the first warms up
+    loops = {part: Bare(work, part, models, settings.draw.batch) for part in (0, *parts)}
+    maker(0), loops[0]()
+    ratios, bare = [], []
+    for i, part in enumerate(parts * options.rounds):
+        seconds: dict[bool, float] = {}
+        for factory in (True, False) if i % 2 else (False, True):
+            started = time.perf_counter()
+            maker(part) if factory else loops[part]()
+            seconds[factory] = time.perf_counter() - started
+        ratios.append(seconds[True] / seconds[False])
+        bare.append(seconds[False] / settings.part)
+    found = []
+    for i in range(options.rounds):
+        started = time.perf_counter()
+        for part in parts:
+            loops[part]()
+        alone = (time.perf_counter() - started) / (len(parts) * settings.part)
+        told = rate(config(folder / f"ray {i}", options, workers=1), None)
+        found.append(1 / told["pairs_a_second"] / alone)
+    return {
+        "seconds_a_pair_of_the_bare_loop": statistics.median(bare),
+        "one_process": statistics.median(ratios),
+        "one_ray_worker": min(found),
+        "one_ray_worker_all": found,
+        "load": os.getloadavg()[0],
+    }
+
+
+# --- subjects --------------------------------------------------------------------------------------------------------
+
+
+def lora_step(folder: Path, steps: int) -> float:
+    """Seconds of a step of a subject's LoRA on the demo model."""
+    times: list[float] = []
+    settings = demo_lora.Config(
+        out=folder / "lora.safetensors", work=folder, subject="car", batch=LORA_BATCH, threads=1
+    )
+    settings = replace(settings, loop=replace(settings.loop, steps=steps, every=10 * steps))
+    demo_lora.train(settings, lambda stage, progress: times.append(progress.seconds))
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def measure_subjects(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    rows, steps = [], []
+    for count in options.counts:
+        told = build.build(config(folder / f"subjects {count}", options, subjects=count))["took"]
+        names = ("seconds a subject", "seconds a pair made", "worker seconds")
+        rows.append({"subjects": count, **{name.replace(" ", "_"): told[name] for name in names}})
+        steps.append(lora_step(folder / f"lora {count}", options.lora_steps))
+    model, noise = checkpoint.load(MODEL), torch.randn(4, 4, 16, 16)
+    started = time.perf_counter()
+    text_to_image(model, "a photo of a cat", noise, steps=options.steps, guidance=5.0)
+    lora: dict[str, Any] = {"seconds_a_step": min(steps), "steps": LORA_STEPS, "batch": LORA_BATCH}
+    lora["seconds_a_subject"] = min(steps) * LORA_STEPS
+    lora |= {"all_seconds_a_step": steps, "seconds_a_picture": (time.perf_counter() - started) / len(noise)}
+    pair = statistics.median(row["seconds_a_pair_made"] for row in rows)
+    result = {"steps": options.steps, "pairs": options.pairs, "factory": rows, "dreambooth_lora": lora}
+    result["worker_hours_of_1M_pairs"] = {
+        f"{count} subjects": {
+            "factory": round((1e6 * pair + count * rows[0]["seconds_a_subject"]) / 3600, 1),
+            # both of its pictures are drawn by the subject's own LoRA
+            "dreambooth_lora": round((2e6 * lora["seconds_a_picture"] + count * lora["seconds_a_subject"]) / 3600, 1),
+        }
+        for count in (1000, 100_000, 400_000)
+    }
+    return result
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Seconds a pair, and fine-tuning for so many subjects: O(1) against O(N)."""
+    from matplotlib.figure import Figure
+
+    lora, rows, pairs = result["dreambooth_lora"], result["factory"], result["pairs"]
+    counts, drawing = [row["subjects"] for row in rows], 2 * lora["seconds_a_picture"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(counts, [row["seconds_a_pair_made"] for row in rows], "o-", label="pair factory, measured")
+    each = [drawing + lora["seconds_a_subject"] * count / pairs for count in counts]
+    left.plot(counts, each, "s--", label="a LoRA for each subject")
+    left.set(xlabel="subjects", ylabel="seconds a pair", yscale="log", title=f"{pairs} pairs")
+    many = [10**i for i in range(2, 7)]
+    flat = statistics.median(row["seconds_a_pair_made"] for row in rows) * 1e6 / 3600
+    drawn = [flat + count * rows[0]["seconds_a_subject"] / 3600 for count in many]
+    right.plot(many, drawn, "o-", label="pair factory, with its subjects' pictures")
+    tuned = [(drawing * 1e6 + count * lora["seconds_a_subject"]) / 3600 for count in many]
+    right.plot(many, tuned, "s--", label="a LoRA for each subject")
+    right.set(xlabel="subjects", ylabel="worker hours", xscale="log", yscale="log", title="1 M pairs")
+    for axes in (left, right):
+        axes.legend()
+    figure.savefig(path, dpi=90)
+
+
+MEASURE = {"workers": measure_workers, "overhead": measure_overhead, "subjects": measure_subjects}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--pairs", type=int, default=192)
+    parser.add_argument("--subjects", type=int, default=48, help="for workers and overhead")
+    parser.add_argument("--counts", type=int, nargs="+", default=[12, 48, 192], help="of subjects, for subjects")
+    parser.add_argument("--part", type=int, default=8, help="pairs a shard")
+    parser.add_argument("--steps", type=int, default=20, help="of DDIM")
+    parser.add_argument("--lora-steps", type=int, default=20, help="measured of each LoRA")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--refiner", type=Path, help="a trained one")
+    parser.add_argument("--view-generator", type=Path, help="a trained one")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    result = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        blank_adapters(folder)
+        for kind in ("refiner", "view_generator"):
+            given = getattr(options, kind)
+            setattr(options, kind, given.resolve() if given else folder / f"{kind.replace('_', '-')}.safetensors")
+        for part in options.only:
+            result[part] = MEASURE[part](folder / part, options)
+            files.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
+    if "subjects" in options.only:
+        plot(result["subjects"], PLOT if options.out == RESULT else options.out.with_suffix(".png"))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

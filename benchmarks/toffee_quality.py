@@ -1,0 +1,291 @@
+"""What Toffee's three models do on the demo world: `python benchmarks/toffee_quality.py`.
+
+* refine: the foundation model draws a held-out subject's kind, the Refiner gives it the subject's patches.
+* views: the View Generator draws held-out subjects from one photo; who it is and from where, by the judges.
+* edit: ToffeeNet draws a subject inside a mask of a photo; outside, after compositing, the photo has to be left alone.
+* segmented: what plain and segmented metrics say of the same subject elsewhere and of another one in its place.
+* variants: ToffeeNets trained with other pairs (editing, generation, both) and reconstruction probabilities (Toffee,
+  Tables 2 and 3), each measured on held-out subjects with a constant depth and with the photo's.
+
+Strength, whole against segmented photos, and other methods are in `python benchmarks/evidence`. Adapters are those that
+come with the pack, or `--folder`; trained variants are kept in runs/toffee. Written to results/toffee-quality.json.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from grid import RESULTS, Case, asked_of, cases, model
+from likeness.core.controlnet import Controlled
+from likeness.core.demo import judges, sheet, world
+from likeness.core.demo.judges import Panel
+from likeness.core.denoiser import guided
+from likeness.core.diffusers import DiffusersDenoiser
+from likeness.core.diffusion import sample
+from likeness.core.metrics.similarity import average, masked, paired_bootstrap
+from likeness.core.toffee import adapter as adapters
+from likeness.core.toffee.adapter import Injection
+from likeness.core.toffee.inpainting import masked_channels, widened
+from likeness.training import dino_adapter, loop, toffeenet
+from likeness.training.data.pairs.draw import Adapted, Painter, Settings, noise, pasted
+from likeness.training.data.pairs.models import ADAPTERS
+from torch import Tensor
+from torch.nn import functional as F
+
+SIZE, STEPS, GUIDANCE = 128, 25, 3.0
+CACHE = Path("runs/toffee")
+PARTS = ("refine", "views", "edit", "segmented", "variants")
+REACH = 8  # pixels that the autoencoder mixes over a mask's edge
+LOOP = loop.Settings(steps=2000, lr=3e-4, warmup=100, ema=0.995)
+LEARN = dino_adapter.Learn(what="low-rank", snr=True, batch=16, loop=LOOP)
+VARIANTS = {
+    **{pairs: {"pairs": pairs} for pairs in ("both", "generation", "editing")},
+    **{f"reconstruction {p}": {"reconstruct": p} for p in (0.25, 0.5)},
+}
+
+
+def interval(values: dict[str, Tensor]) -> list[float]:
+    """Mean and 95% interval over subjects."""
+    found = paired_bootstrap(values)
+    return [round(x, 4) for x in (found.mean, found.low, found.high)]
+
+
+@cache
+def panel() -> Panel:
+    return Panel()
+
+
+@cache
+def dino() -> Any:
+    return judges.dino()
+
+
+def painter(folder: Path, refiner: bool = False, views: bool = False) -> Painter:
+    """The factory's, with some of a folder's adapters."""
+    loaded = model()[0]
+
+    def adapted(name: str) -> Adapted:
+        return Adapted(loaded, adapters.load(folder / f"{name}.safetensors").eval().requires_grad_(False))
+
+    parts = adapted("refiner") if refiner else None, adapted("view-generator") if views else None
+    return Painter(loaded, dino(), *parts, None, Settings(size=SIZE, steps=STEPS))
+
+
+# --- Refiner, View Generator -----------------------------------------------------------------------------------------
+
+
+def refine(folder: Path, subjects: Sequence[Case], picture: Path | None) -> dict[str, Any]:
+    """Differences that refining makes, over subjects."""
+    paint, gains, rows = painter(folder, refiner=True), {}, []
+    for case in subjects:
+        asked = asked_of(case)
+        keys = [f"{case.name} {i}" for i in range(len(asked))]
+        drawn = paint.draw([each.prompt for each in asked], keys)
+        count = (len(drawn), -1, -1, -1)
+        refined, shares = paint.refine(drawn, case.images[:1].expand(count), case.masks[:1].expand(count), keys)
+        before, after = (panel().score(side, asked, case.images, case.masks) for side in (drawn, refined))
+        for name, values in after.items():
+            gains.setdefault(name, {})[case.name] = values.float() - before[name].float()
+        gains.setdefault("matched patches", {})[case.name] = torch.tensor(shares)
+        rows += [
+            (f"{case.name}: photo, drawn", torch.cat([case.images[:1], drawn])),
+            (f"{case.name}: refined", refined),
+        ]
+    if picture is not None:
+        sheet.contact_sheet(rows, picture)
+    return {name: interval(values) for name, values in gains.items()}
+
+
+def views(folder: Path, count: int) -> dict[str, float]:
+    """Shares of held-out subjects that are kept, and that are seen from another side than in the photo."""
+    paint, read = painter(folder, views=True), judges.attributes()
+    subjects = world.held_out_subjects(count)
+    photos = [world.photos(s, 3, seed=i, style="photo", accessory=None) for i, s in enumerate(subjects)]
+    shown = torch.stack([own[0].image for own in photos])
+    drawn = torch.cat([paint.view(part, [f"{i + k}" for k in range(len(part))]) for i, part in _parts(shown)])
+    turned = [a != b for a, b in zip(read(drawn)["view"].values, read(shown)["view"].values)]
+    kind = [a == s.word for a, s in zip(read(drawn)["kind"].values, subjects)]
+    kept = 0
+    for i, image in enumerate(dino().images(drawn).split(1)):
+        rivals = [k for k, s in enumerate(subjects) if s.word == subjects[i].word and k != i]
+        own = average(image, dino().images(torch.stack([p.image for p in photos[i]])))
+        other = photos[rivals[i % len(rivals)]] if rivals else photos[i - 1]
+        kept += float(own) > float(average(image, dino().images(torch.stack([p.image for p in other]))))
+    found = {"same subject": kept / count, "another view": sum(turned) / count, "same kind": sum(kind) / count}
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def _parts(images: Tensor, size: int = 8) -> list[tuple[int, Tensor]]:
+    return [(i, images[i : i + size]) for i in range(0, len(images), size)]
+
+
+# --- ToffeeNet -------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def drawn(
+    file: Path,
+    photo: Tensor,
+    prompts: Sequence[str],
+    keys: Sequence[str],
+    *,
+    inside: tuple[Tensor, Tensor] | None = None,
+    depth: tuple[Any, Tensor] | None = None,
+) -> Tensor:
+    """Pictures (B, 3, S, S) of the subject of a photo (1, 3, S, S).
+
+    Args:
+        inside: picture (1, 3, S, S) and mask (1, 1, S, S) that are edited; everything is drawn without.
+        depth: a ControlNet and the depth (1, 1, S, S) it sees.
+    """
+    loaded = model()[0]
+    adapter = adapters.load(file).eval().requires_grad_(False)
+    denoiser: Any = DiffusersDenoiser(widened(loaded.denoiser.unet), loaded.denoiser.schedule)
+    picture, mask = inside or (torch.zeros_like(photo), torch.ones_like(photo[:, :1]))
+    channels = masked_channels(picture, mask, loaded.encode)
+    hooks = Injection(adapter, dino().tokens(photo), len(denoiser.schedule)).hooks
+    if depth is not None:
+        denoiser = Controlled(denoiser, depth[0], depth[1].expand(-1, 3, -1, -1))
+    texts = [loaded.text(prompt) for prompt in prompts]
+    text = replace(texts[0].with_rows(texts[1:]), channels=channels)
+    null = replace(loaded.text("").with_rows([loaded.text("")] * (len(prompts) - 1)), channels=channels)
+    z = torch.stack([noise(key, (4, SIZE // 8, SIZE // 8)) for key in keys])
+    schedule = loaded.denoiser.schedule
+    latents = sample(schedule, guided(denoiser, text, null, GUIDANCE, hooks), z, schedule.timesteps(STEPS))
+    return loaded.decode(latents).clamp(0, 1)
+
+
+def edit(folder: Path, count: int, picture: Path | None) -> dict[str, Any]:
+    """What a subject's replacement inside a mask leaves of the rest, against the autoencoder's own error there."""
+    loaded, found, rows = model()[0], {}, []
+    for i, subject in enumerate(world.held_out_subjects(count)):
+        photo, scene = (
+            world.photos(s, 1, seed=i, style="photo")[0] for s in (subject, world.held_out_subjects(count)[i - 1])
+        )
+        mask = F.max_pool2d(scene.mask[None], 9, 1, 4)
+        place = f"a photo of a {subject.word}"
+        inside = (scene.image[None], mask)
+        made = drawn(folder / "toffeenet.safetensors", photo.image[None], [place], [f"edit {i}"], inside=inside)
+        blended = pasted(scene.image[None], mask, made)
+        outside = 1 - F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
+        with torch.no_grad():
+            back = loaded.decode(loaded.encode(scene.image[None]))
+        for name, image in (("drawn", made), ("composited", blended), ("autoencoder", back)):
+            found.setdefault(f"PSNR outside, {name}", []).append(psnr(image, scene.image[None], outside))
+        tokens = [dino().images(masked(x, mask)) for x in (made, photo.image[None], scene.image[None])]
+        found.setdefault("nearer to the subject than the old one is", []).append(
+            float(tokens[0] @ tokens[1].T) > float(tokens[2] @ tokens[1].T)
+        )
+        rows.append((place, torch.cat([photo.image[None], scene.image[None], made, blended])))
+    if picture is not None:
+        sheet.contact_sheet(rows[:8], picture)
+    return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+
+
+def psnr(image: Tensor, wanted: Tensor, where: Tensor) -> float:
+    """Decibels over the pixels of a mask; 100 where they are equal."""
+    wrong = ((image - wanted).square() * where).sum() / (3 * where.sum().clamp_min(1))
+    return min(100.0, -10 * math.log10(max(1e-10, float(wrong))))
+
+
+def segmented(count: int) -> dict[str, float]:
+    """DINO of one photo with the subject elsewhere, and with another subject of the kind in the same place."""
+    found: dict[str, list[float]] = {}
+    for i, subject in enumerate(world.held_out_subjects(count)):
+        rival = next(s for s in world.held_out_subjects(2, subject.word) if s != subject)
+        here, there = world.BACKGROUNDS[i % len(world.BACKGROUNDS)], world.BACKGROUNDS[(i + 1) % len(world.BACKGROUNDS)]
+        scenes = ((subject, here), (subject, there), (rival, here))
+        fixed = {"style": "photo", "view": "front", "accessory": None}
+        pictures = [world.photos(s, 1, seed=i, background=place, **fixed)[0] for s, place in scenes]
+        images, masks = torch.stack([p.image for p in pictures]), torch.stack([p.mask for p in pictures])
+        for name, shown in (("DINO", images), ("Seg-DINO", masked(images, masks))):
+            own, elsewhere, other = dino().images(shown)
+            found.setdefault(f"{name}, elsewhere", []).append(float(own @ elsewhere))
+            found.setdefault(f"{name}, another in its place", []).append(float(own @ other))
+    return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+
+
+def variants(
+    subjects: Sequence[Case], steps: int, controlnet: Path | None, watch: Callable[[str], None]
+) -> dict[str, Any]:
+    """Each variant's likeness and prompt following."""
+    network, found = None, {}
+    if controlnet is not None:
+        from diffusers import ControlNetModel
+
+        network = ControlNetModel.from_pretrained(controlnet).eval().requires_grad_(False)
+    for name, changes in VARIANTS.items():
+        file = CACHE / f"{model()[1]}-{steps}-{name.replace(' ', '-')}.safetensors"
+        if not file.exists():
+            own = {k: v for k, v in changes.items() if k != "pairs"}
+            learn = replace(LEARN, **own, loop=replace(LEARN.loop, steps=steps))
+            pairs = changes.get("pairs", "both")
+            toffeenet.train(toffeenet.Config(out=file, pairs=pairs, controlnet=controlnet, learn=learn, threads=1))
+        for view in ("constant depth", "photo's depth") if network else ("no depth",):
+            scores: dict[str, dict[str, Tensor]] = {}
+            for case in subjects:
+                asked, photo = asked_of(case), case.images[:1]
+                keys, depth = [f"{case.name} {i}" for i in range(len(asked))], None
+                if network:
+                    own = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth
+                    depth = network, own[None] if view == "photo's depth" else torch.full_like(photo[:, :1], 0.5)
+                images = drawn(file, photo, [each.prompt for each in asked], keys, depth=depth)
+                for metric, values in panel().score(images, asked, case.images, case.masks).items():
+                    scores.setdefault(metric, {})[case.name] = values.float()
+            found[f"{name}, {view}"] = {metric: interval(values) for metric, values in scores.items()}
+            watch(f"{name}, {view}: {found[f'{name}, {view}']}")
+    return found
+
+
+def _subject(case: Case) -> world.Subject:
+    kind, number = case.name.rsplit(" ", 1)
+    return world.held_out_subjects(int(number) + 1, kind)[int(number)]
+
+
+def main(
+    parts: tuple[str, ...] = PARTS,
+    folder: Path = ADAPTERS,
+    subjects: int = 8,
+    count: int = 100,
+    steps: int = 2000,
+    controlnet: Path | None = None,
+    out: Path = RESULTS / "toffee-quality.json",
+    pictures: Path | None = None,
+) -> None:
+    """Measure Toffee's models.
+
+    Args:
+        parts: some of them.
+        folder: of refiner, view-generator and toffeenet .safetensors.
+        subjects: held-out subjects of `refine` and `variants`.
+        count: of `views`, `edit` and `segmented`.
+        steps: of each variant's training.
+        controlnet: for depth, folder.
+        out: file to write.
+        pictures: folder for contact sheets.
+    """
+    known, some = json.loads(out.read_text()) if out.exists() else {}, cases(subjects)
+    work = {
+        "refine": lambda: refine(folder, some, pictures and pictures / "refine.png"),
+        "views": lambda: views(folder, count),
+        "edit": lambda: edit(folder, count, pictures and pictures / "edit.png"),
+        "segmented": lambda: segmented(count),
+        "variants": lambda: variants(some, steps, controlnet, print),
+    }
+    for part in parts:
+        known[part] = {"base": model()[1], **work[part]()}
+        print(part, json.dumps(known[part], indent=2), flush=True)
+        out.write_text(json.dumps(known, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)
