@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from likeness.core import checkpoint, files
@@ -51,13 +53,13 @@ class Case:
         name: unique, as in "cat 3".
         word: what prompts call it.
         images: (REFERENCES, 3, 128, 128) in 0..1.
-        masks: (REFERENCES, 1, 128, 128).
+        masks: (REFERENCES, 1, 128, 128); None where nobody knows them.
     """
 
     name: str
     word: str
     images: Tensor
-    masks: Tensor
+    masks: Tensor | None
 
 
 Draw = Callable[[str, Tensor], Tensor]
@@ -70,7 +72,8 @@ class Method:
     Args:
         name: column of the table.
         settings: names everything that its pictures depend on beside subject, prompt and noise.
-        learn: a case to a function `(prompt, noise (S, 4, 16, 16)) -> pictures (S, 3, 128, 128) in 0..1`.
+        learn: a case to a function `(prompt, noise (S, 4, 16, 16)) -> pictures (S, 3, 128, 128) in 0..1`; what a
+            function has in `costs`, numbers by name, is kept with the cell.
     """
 
     name: str
@@ -104,14 +107,37 @@ def asked_of(case: Case) -> list[Asked]:
 
 def draw(method: Method, case: Case, seeds: int, cache: Path = CACHE) -> Tensor:
     """A cell's pictures, (prompts, seeds, 3, 128, 128) in 0..1, from the cache where it has them."""
-    asked = [a.prompt for a in asked_of(case)]
-    known = files.fingerprint({f"{method.name} {method.settings} {asked} {seeds}": case.images})
-    path = cache / f"{known}.safetensors"
+    return cell(method, case, [a.prompt for a in asked_of(case)], noise(seeds), cache)[0]
+
+
+def cell(method: Method, case: Case, asked: Sequence[str], start: Tensor, cache: Path) -> tuple[Tensor, dict[str, Any]]:
+    """A cell's pictures, (prompts, seeds, 3, H, W) in 0..1, from the cache where it has them, and what they cost.
+
+    Args:
+        asked: prompts.
+        start: noise, (seeds, C, h, w), the same for all prompts.
+        cache: folder.
+
+    Returns:
+        With the pictures "seconds" of one of them, "torch" and "threads", and what the method counted itself.
+    """
+    path = cell_path(method, case, asked, start, cache)
     if not path.exists():
         drawer = method.learn(case)
-        images = torch.stack([drawer(prompt, noise(seeds)) for prompt in asked])
-        files.save(path, {"images": (images.clamp(0, 1) * 255).round().byte()}, files.Header(KIND))
-    return files.load(path, kind=KIND)[0]["images"] / 255
+        began = time.perf_counter()
+        images = torch.stack([drawer(prompt, start) for prompt in asked])
+        seconds = (time.perf_counter() - began) / (len(asked) * len(start))
+        costs = {"seconds": seconds, "torch": torch.__version__, "threads": torch.get_num_threads()}
+        costs |= getattr(drawer, "costs", {})
+        files.save(path, {"images": (images.clamp(0, 1) * 255).round().byte()}, files.Header(KIND, settings=costs))
+    tensors, header = files.load(path, kind=KIND)
+    return tensors["images"] / 255, dict(header.settings)
+
+
+def cell_path(method: Method, case: Case, asked: Sequence[str], start: Tensor, cache: Path) -> Path:
+    """Where a cell is kept, whether it has been drawn or not."""
+    known = files.fingerprint({f"{method.name} {method.settings} {list(asked)} {len(start)}": case.images})
+    return cache / f"{known}.safetensors"
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------

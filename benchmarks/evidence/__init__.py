@@ -1,0 +1,1 @@
+"""The papers' tables side by side with their baselines, from one harness: `python benchmarks/evidence`."""

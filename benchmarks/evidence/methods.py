@@ -1,0 +1,223 @@
+"""Everything that is compared, with its settings, and why a part of it is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grid import Case, Method
+from hifi_ablation import GUIDE, TABLE
+from likeness.core import files
+
+from . import baselines, ours, perfusion, zero_shot
+from .baselines import RARE
+from .bench import Bench
+from .learned import Begin, Build, Customised, Recipe, drawer, foundation, tuned
+
+FAMILIES = ("foundation", "tuned", "zero-shot", "ours")
+HIFI_STEPS = 400  # of the first stage on the demo world; 1000 in the paper
+CURVED = ("Textual Inversion", "DreamBooth-LoRA", "Custom Diffusion", "DreamBooth", "Perfusion", "Infusion")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the tables.
+
+    Args:
+        name: of the row.
+        family: one of FAMILIES.
+        build: a subject to a model that knows it.
+        settings: names everything that pictures depend on beside the bench, subject and noise.
+        missing: why it can't be measured on a bench; "" where it can.
+        share: of the subjects it is measured on; 0.5 is every second, for what takes long.
+    """
+
+    name: str
+    family: str
+    build: Build
+    settings: str = ""
+    missing: Callable[[Bench], str] = lambda bench: ""
+    share: float = 1.0
+
+    def method(self, bench: Bench) -> Method:
+        """For the grid."""
+        settings = f"{bench.sampling} {self.settings}"
+        return Method(self.name, settings, lambda case: drawer(bench, self.build, case))
+
+    def cases(self, bench: Bench) -> tuple[Case, ...]:
+        return bench.cases if self.share == 1 else bench.cases[:: round(1 / self.share)]
+
+
+# --- tuned baselines -------------------------------------------------------------------------------------------------
+
+BEGIN: dict[str, Begin] = {
+    "Textual Inversion": baselines.textual_inversion,
+    "DreamBooth": baselines.dreambooth,
+    "DreamBooth-LoRA": baselines.dreambooth_lora,
+    "Custom Diffusion": baselines.custom_diffusion,
+    "Perfusion": perfusion.begin,
+    "Infusion": ours.learn_infusion,
+}
+# what is tried on subjects that are not measured; the first is used until something has been tried
+_SKS = dict(prior=1.0, identifier=RARE)
+GRIDS: dict[str, tuple[Recipe, ...]] = {
+    "Textual Inversion": (Recipe(5e-3, 500), Recipe(2e-2, 500)),
+    "DreamBooth": (Recipe(1e-4, 250), Recipe(1e-4, 250, **_SKS), Recipe(3e-5, 250, **_SKS)),
+    "DreamBooth-LoRA": (
+        Recipe(1e-3, 250, rank=6),
+        Recipe(1e-3, 250, rank=6, **_SKS),
+        Recipe(4e-3, 250, rank=6, **_SKS),
+    ),
+    "Custom Diffusion": (Recipe(1e-3, 250, prior=1.0), Recipe(3e-3, 250, prior=1.0)),
+    "Perfusion": (Recipe(3e-2, 250), Recipe(1e-2, 250)),
+}
+TRIED_STEPS = (100, 250, 500)
+# as published for SD1.x: diffusers' examples; Custom Diffusion's and Infusion's papers
+PUBLISHED: dict[str, Recipe] = {
+    "Textual Inversion": Recipe(5e-4, 3000),
+    "DreamBooth": Recipe(5e-6, 400, 1, **_SKS),
+    "DreamBooth-LoRA": Recipe(1e-4, 500, 1, rank=4, **_SKS),
+    "Custom Diffusion": Recipe(1e-5, 250, 2, prior=1.0),
+    "Perfusion": Recipe(3e-2, 400),
+}
+INFUSION = Recipe(0.01, 500)  # learning rate and batch are the paper's
+
+
+def grid_of(bench: Bench, name: str) -> list[Recipe]:
+    """All that is tried for a baseline: its recipes, each at several numbers of steps."""
+    tried = sorted({bench.most(steps) for steps in TRIED_STEPS})
+    return [replace(recipe, steps=steps) for recipe in GRIDS[name] for steps in tried]
+
+
+def recipes(bench: Bench, chosen: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """What each tuned method is trained with: what tuning chose, or published settings on real checkpoints."""
+    usual = {name: grid[0] for name, grid in GRIDS.items()} if bench.name == "demo" else PUBLISHED
+    found = {**usual, **chosen, "Infusion": INFUSION}
+    return {name: replace(recipe, steps=bench.most(recipe.steps)) for name, recipe in found.items()}
+
+
+def one_text(bench: Bench) -> str:
+    """Why a method that learns a word is left out; "" where it is not."""
+    return (
+        "" if len(bench.model.text.towers) == 1 else "it is written for models with one text encoder, SD1.x and SD2.x"
+    )
+
+
+def tuned_entry(name: str, recipe: Recipe) -> Entry:
+    def build(bench: Bench, case: Case) -> Customised:
+        return tuned(bench, case, name, BEGIN[name], recipe)
+
+    missing = {"Perfusion": perfusion.missing, "Textual Inversion": one_text, "Custom Diffusion": one_text}
+    family = "ours" if name == "Infusion" else "tuned"
+    return Entry(name, family, build, repr(recipe), missing.get(name, lambda bench: ""))
+
+
+# --- all -------------------------------------------------------------------------------------------------------------
+
+
+def entries(bench: Bench, chosen: Mapping[str, Recipe] | None = None) -> dict[str, Entry]:
+    """Every row by name, those that can't be measured here included.
+
+    Args:
+        chosen: recipes of tuned baselines, where tuning chose.
+    """
+    found = recipes(bench, chosen or {})
+    rows = [Entry("foundation", "foundation", foundation), *(tuned_entry(name, r) for name, r in found.items())]
+    rows += [*_zero_shot(bench), *_infusions(found["Infusion"]), *_hifi(bench, found["DreamBooth"]), *_retrinet(bench)]
+    return {row.name: row for row in [*rows, *_toffee(bench)]}
+
+
+def _infusions(recipe: Recipe) -> list[Entry]:
+    """The fast way of drawing, and residuals for parts of the noise schedule."""
+
+    def build(bench: Bench, case: Case, name: str, **how: Any) -> Customised:
+        return tuned(bench, case, name, partial(ours.learn_infusion, **how), recipe)
+
+    fast, bins = partial(build, name="Infusion", fast=True), partial(build, name="Infusion, 4 bins", bins=4)
+    return [
+        Entry("Infusion, fast", "ours", fast, f"fast {recipe}"),
+        Entry("Infusion, 4 bins", "ours", bins, f"4 bins {recipe}"),
+    ]
+
+
+def _hifi(bench: Bench, dreambooth: Recipe) -> list[Entry]:
+    steps = bench.most(HIFI_STEPS if bench.name == "demo" else 1000)
+    table = {name: replace(row, timesteps=bench.most(row.timesteps)) for name, row in TABLE.items()}
+    rows = [
+        Entry(f"HiFi: {name.removeprefix('+ ')}", "ours", partial(ours.learned_rows, row=row, steps=steps),
+              f"{row} {steps} {GUIDE if row.led else ''}", ours.needs_masks if row.masked else lambda bench: "",
+              0.5 if row.led else 1.0)
+        for name, row in table.items() if not row.fine_tuned
+    ]  # fmt: skip
+
+    def build(bench: Bench, case: Case) -> Customised:
+        return ours.led(bench, case, tuned(bench, case, "DreamBooth", baselines.dreambooth, dreambooth))
+
+    settings = f"{dreambooth} {GUIDE}"
+    return [*rows, Entry("HiFi: DreamBooth with guidance", "ours", build, settings, ours.needs_masks, 0.5)]
+
+
+def _zero_shot(bench: Bench) -> list[Entry]:
+    adapter, folder = bench.weights / zero_shot.IP_ADAPTER, bench.weights / zero_shot.PIX2PIX
+    train = "python benchmarks/evidence --parts train"
+
+    def absent(path, bench: Bench) -> str:
+        return "" if path.exists() else f"no {path.name} in {bench.weights}; `{train}` makes one for the demo world"
+
+    known = files.fingerprint(zero_shot.load_file(adapter)) if adapter.exists() else ""
+    rows = [Entry("IP-Adapter", "zero-shot", partial(zero_shot.ip_adapter, path=adapter), known,
+                  partial(absent, adapter))]  # fmt: skip
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    known = files.fingerprint(zero_shot.load_file(weights)) if weights.exists() else ""
+    for scale in (1.2, 1.5, 1.8):  # Toffee, Table 4
+        build = partial(zero_shot.pix2pix, folder=folder, image_guidance=scale)
+        rows.append(
+            Entry(f"InstructPix2Pix {scale}", "zero-shot", build, f"{known} {scale}", partial(absent, folder / "unet"))
+        )
+    return rows
+
+
+def _retrinet(bench: Bench) -> list[Entry]:
+    return [
+        *_networks(bench, "retrinet", "RetriNet", partial(ours.retrieval, time="each")),
+        *_networks(bench, "retrinet", "RetriNet, cached", partial(ours.retrieval, time="cached"), others=False),
+        Entry("Retrieval, training-free", "ours", ours.free_retrieval, "free"),
+    ]
+
+
+def _toffee(bench: Bench) -> list[Entry]:
+    refiner = partial(ours.needs, "refiner.safetensors", "likeness train refiner")
+    other = _fingerprint(ours.weights_of(bench, "refiner.safetensors"))
+    (whole, *more) = _networks(bench, "toffeenet", "Toffee", ours.toffee)
+
+    def also(name: str, what: str, missing: Callable[[Bench], str], **how: Any) -> Entry:
+        reason = lambda bench: whole.missing(bench) or missing(bench)  # noqa: E731
+        return Entry(f"Toffee{name}", "ours", partial(ours.toffee, **how), f"{whole.settings} {what}", reason)
+
+    return [
+        whole,
+        also(", s 0.5", "0.5", lambda bench: "", strength=0.5),
+        also(", segmented photo", "alone", ours.needs_masks, alone=True),
+        also(" with Refiner", other, refiner, refined=True),
+        *more,
+    ]
+
+
+def _networks(bench: Bench, kind: str, name: str, build: Callable, others: bool = True) -> list[Entry]:
+    """The network that is trained once for all, and its ablations: KIND-x.safetensors is the row "NAME x"."""
+    found = [(name, f"{kind}.safetensors")]
+    if others and bench.weights.is_dir():
+        there = sorted(path.name for path in bench.weights.glob(f"{kind}-*.safetensors"))
+        found += [(f"{name} {file.removeprefix(f'{kind}-').removesuffix('.safetensors')}", file) for file in there]
+    return [
+        Entry(row, "ours", partial(build, name=file), f"{name} {_fingerprint(ours.weights_of(bench, file))}",
+              partial(ours.needs, file, f"likeness train {kind}"))
+        for row, file in found
+    ]  # fmt: skip
+
+
+def _fingerprint(path: Path | None) -> str:
+    return "" if path is None else files.fingerprint(zero_shot.load_file(path))
