@@ -6,6 +6,7 @@ def extension():
     from comfy_api.latest import ComfyExtension
 
     from . import (
+        compare,
         concepts,
         demo,
         folders,
@@ -42,6 +43,7 @@ def extension():
                 *hifi_reference.NODES,
                 *lists.NODES,
                 *metrics.NODES,
+                *compare.NODES,
                 *segmentation.NODES,
                 *references.NODES,
                 *retrinets.NODES,

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import comfy.model_management
 from torch import Tensor
 
-from ..core.metrics.diversity import swd
+from ..core.metrics.diversity import QUESTIONS, swd
 from ..training import evaluate
 from ..training.evaluate import Models, Scores
 from . import vision, vision_model
@@ -44,18 +44,27 @@ def measure(
         FileNotFoundError, ValueError: each message names the input.
     """
     drawn, shown = (pictures(images), pictures(references))
-    asked = [line.strip() for line in prompts.splitlines() if line.strip()]
-    if len(asked) not in (0, 1, len(drawn)):
-        raise ValueError(f"prompts: {len(asked)} lines for {len(drawn)} pictures; write one for all, or one for each")
+    asked = asked_of(prompts, images)
     masks = _masks((("mask", mask, images), ("reference_mask", reference_mask, references)))
-    with _models(clip, dino, vqa, questions) as models:
-        asked = asked * len(drawn) if len(asked) == 1 else asked
-        scores = evaluate.score(models, drawn, shown, asked or None, masks)
+    with models_of(clip, dino, vqa, questions) as models:
+        scores = evaluate.score(models, drawn, shown, asked, masks)
     comfy.model_management.throw_exception_if_processing_interrupted()
     means = {name: float(values.mean()) for name, values in scores.each.items()}
     a, b = PAIRS[pair]
     both = float(swd(scores.each[a], scores.each[b])) if a in means and b in means else NOT_MEASURED
     return *(means.get(name, NOT_MEASURED) for name in NAMES), both, _words(scores)
+
+
+def asked_of(prompts: str, images: Tensor, where: str = "") -> list[str] | None:
+    """Each picture's prompt; None where there are none.
+
+    Raises:
+        ValueError: as many lines as neither one nor the pictures; `where` says which pictures.
+    """
+    asked, count = [line.strip() for line in prompts.splitlines() if line.strip()], len(images)
+    if len(asked) not in (0, 1, count):
+        raise ValueError(f"prompts: {len(asked)} lines for {count} pictures{where}; write one for all, or one for each")
+    return (asked * count if len(asked) == 1 else asked) or None
 
 
 def _masks(given: tuple[tuple[str, Tensor | None, Tensor], ...]) -> tuple[Tensor, Tensor] | None:
@@ -72,7 +81,7 @@ def _masks(given: tuple[tuple[str, Tensor | None, Tensor], ...]) -> tuple[Tensor
 
 
 @contextmanager
-def _models(clip: str, dino: str, vqa: str, questions: str) -> Iterator[Models]:
+def models_of(clip: str, dino: str, vqa: str, questions: str = "\n".join(QUESTIONS)) -> Iterator[Models]:
     """The chosen models, in memory for a `with` block."""
     demo = evaluate.embedded()
     with ExitStack() as stack:
