@@ -18,6 +18,7 @@ from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee import tokens as described
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.matching import blend
+from likeness.training.data import hub
 from likeness.training.data.pairs import draw, models, prompts, table
 from likeness.training.data.pairs.models import Names
 from likeness.training.data.photos import decode
@@ -248,10 +249,10 @@ def test_nothing_is_downloaded_without_consent(tmp_path, monkeypatch):
     snapshot.mkdir(parents=True)
     (tmp_path / "models--some--clip" / "refs").mkdir()
     (tmp_path / "models--some--clip" / "refs" / "main").write_text("abc")
-    assert models.found("some/clip", "models.clip", False) == str(snapshot)
+    assert hub.found("some/clip", "models.clip", False) == str(snapshot)
     with pytest.raises(FileNotFoundError, match=r"models.clip: other/clip is neither"):
-        models.found("other/clip", "models.clip", False)
-    assert models.found("other/clip", "models.clip", True) == "other/clip"
+        hub.found("other/clip", "models.clip", False)
+    assert hub.found("other/clip", "models.clip", True) == "other/clip"
 
 
 def test_a_depth_model_of_transformers(tmp_path, photos):

@@ -175,8 +175,10 @@ def test_a_model_that_answers_too_little_is_no_disaster(figures, tmp_path):
 def test_models_that_can_not_be_had_are_no_fault_of_the_pictures(figures, tmp_path):
     for names, message in {
         Names("demo", "demo", faces=str(tmp_path / "none")): "no object detector model at",
-        Names("sam.pth", "demo", faces="truth"): "models.detector: none is named",
-        Names("demo", "demo"): "models.detector: none is named",
+        Names("sam.pth", "demo", None, "truth"): "models.detector: none is named",
+        Names("demo", "demo", None): "models.detector: none is named",
+        Names("demo", "demo"): "models.detector: IDEA-Research/grounding-dino-tiny is neither a folder nor",
+        Names("demo", faces="truth"): r"models.vqa: Salesforce/instructblip-vicuna-7b is .* add --models.download",
     }.items():
         with pytest.raises((FileNotFoundError, ValueError), match=message):
             build.build(replace(config(figures, tmp_path / "out"), models=names))

@@ -16,12 +16,13 @@ from typing import Any, Literal
 
 from ....core import files
 from .. import stages
+from ..hub import found
 from ..stages import Watch
 from ..workers import Workers
 from . import draw, filters, plan, prompts, report, table
 from .filters import Filters
 from .make import Maker, Pairs, Subjects
-from .models import Models, Names, found
+from .models import Models, Names
 
 _FREE = ("device", "download")  # another machine may go on with it
 

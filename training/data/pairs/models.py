@@ -18,7 +18,7 @@ from ....core.vision.dino import Dino
 from ....core.vision.grounding import GroundingDino
 from ....core.vision.pretrained import Pretrained
 from ....core.vision.protocols import ImageEmbedder, TextSegmenter
-from ....core.vision.sam import SUFFIXES
+from ..hub import found
 from ..retribooru.models import segmenter_of
 from . import draw
 from .draw import Adapted, Depth, Painter
@@ -205,29 +205,6 @@ def _adapted(kind: str, file: Path, model: checkpoint.Checkpoint, dino: Dino, de
             f"it was trained with ({adapter.dino})"
         )
     return Adapted(model, adapter.to(device).eval().requires_grad_(False))
-
-
-def found(name: str, what: str, download: bool) -> str:
-    """A model's folder or file on this machine: itself, or where the hub's copy is kept; a hub name to download it.
-
-    Raises:
-        FileNotFoundError: it is not here, and must not be downloaded.
-    """
-    path = Path(name)
-    if path.exists() or path.is_absolute() or name.startswith(".") or path.suffix in SUFFIXES:
-        return name  # whoever loads it says what is wrong with it
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(name, local_files_only=True)
-    except (LocalEntryNotFoundError, HFValidationError) as e:
-        if download and isinstance(e, LocalEntryNotFoundError):
-            return name
-        raise FileNotFoundError(
-            f"{what}: {name} is neither a folder nor a model that was downloaded before; give a folder, or add "
-            "--models.download to fetch it from the hub"
-        ) from e
 
 
 class DepthModel(Pretrained):

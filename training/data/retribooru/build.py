@@ -48,7 +48,7 @@ class Config:
 
     images: Path
     out: Path
-    models: Names
+    models: Names = field(default_factory=Names)
     tags: Path | None = None
     keep: Filter = field(default_factory=Filter)
     look: Settings = field(default_factory=Settings)
@@ -124,7 +124,7 @@ def _annotations(
 ) -> None:
     folder = work / "annotations"
     settings = stages.plain({"look": config.look, "models": config.models})
-    for name in ("device", "half"):  # another machine may go on with it
+    for name in ("device", "half", "download"):  # another machine may go on with it
         settings["models"].pop(name)
     left = [i for i in range(number) if not parts.file(folder, i).is_file()]
     begun = stages.done(folder) if len(left) < number else None

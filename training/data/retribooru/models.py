@@ -18,6 +18,7 @@ from ....core.vision.sam import SUFFIXES, Sam
 from ....core.vision.sam2 import Sam2
 from ....core.vision.sam3 import Sam3
 from ....core.vision.vqa import BlipVqa, InstructBlip
+from ..hub import found
 
 # the first is the paper's example (section 3), whose others are not published
 QUESTIONS: Mapping[str, str] = MappingProxyType(
@@ -57,27 +58,27 @@ class Models:
 
 @dataclass(frozen=True)
 class Names:
-    """Models by hub name, folder or file; what is named is downloaded when it is not there.
+    """Models by hub name, folder or file.
 
     Args:
-        segmenter: SAM 3 (facebook/sam3), or a SAM 2 (facebook/sam2.1-hiera-large) or SAM (.pth, .safetensors), whose
-            boxes the detector finds; demo for the embedded one; truth for what `build demo-figures` wrote.
-        vqa: InstructBLIP (Salesforce/instructblip-vicuna-7b, the paper's) or BLIP (Salesforce/blip-vqa-base); demo or
-            truth as above.
-        detector: Grounding DINO (IDEA-Research/grounding-dino-tiny): finds the figure for SAM and SAM 2, and the face
-            where `faces` names nothing.
+        segmenter: SAM 3 (facebook/sam3), or a SAM 2 or SAM (.pth, .safetensors), whose boxes the detector finds; demo
+            for the embedded one; truth for what `build demo-figures` wrote.
+        vqa: InstructBLIP, by default the paper's, or BLIP (Salesforce/blip-vqa-base); demo or truth as above.
+        detector: Grounding DINO: finds the figure for SAM and SAM 2, and the face where `faces` names nothing.
         faces: an object detector of transformers (YOLOS, DETR, RT-DETR) with a label for faces, which `look.face`
             names; truth as above. For drawn faces Grounding DINO is the safer choice.
         device: where they run, as in cuda.
         half: in half precision, bfloat16, where the model can.
+        download: fetch from the hub what is not on this machine.
     """
 
-    segmenter: str
-    vqa: str
-    detector: str | None = None
+    segmenter: str = "facebook/sam2.1-hiera-large"
+    vqa: str = "Salesforce/instructblip-vicuna-7b"
+    detector: str | None = "IDEA-Research/grounding-dino-tiny"
     faces: str | None = None
     device: str = "cpu"
     half: bool = False
+    download: bool = False
 
     def resolved(self) -> Names:
         """The same with whole paths, for programs that run elsewhere."""
@@ -95,12 +96,20 @@ class Names:
         """
         where = dict(device=self.device, dtype=torch.bfloat16 if self.half else torch.float32)
         embedded = _Embedded(images, self.device)
-        detector = GroundingDino(self.detector, **where) if self.detector else None
+        own = [embedded(getattr(self, part), part) for part in ("segmenter", "faces", "vqa")]
+        segmenter, faces, vqa = own
+        grounded = segmenter is None or (faces is None and not self.faces)
+        detector = GroundingDino(self._found("detector"), **where) if self.detector and grounded else None
+        if faces is None:
+            faces = Detector(self._found("faces"), **where) if self.faces else _needed(detector)
         return Models(
-            embedded(self.segmenter, "segmenter") or segmenter_of(self.segmenter, detector, where),
-            (embedded(self.faces, "faces") or Detector(self.faces, **where)) if self.faces else _needed(detector),
-            embedded(self.vqa, "vqa") or vqa_of(self.vqa, where),
+            segmenter or segmenter_of(self._found("segmenter"), detector, where),
+            faces,
+            vqa or vqa_of(self._found("vqa"), where),
         )
+
+    def _found(self, part: str) -> str:
+        return found(getattr(self, part), f"models.{part}", self.download)
 
 
 @dataclass(frozen=True)
