@@ -27,9 +27,9 @@ def test_two_halves_learn_what_a_whole_one_does(tmp_path):
     assert whole.keys() == halves.keys()
     for name in ("retrinet part", "refiner part"):
         assert float(whole.pop(name)) == 1 and 0.49 < float(halves.pop(name)) < 0.52
-    for name, tensor in whole.items():
-        # AdamW's first steps have the size of the rate whatever the gradient's, so rounding shows
-        torch.testing.assert_close(halves[name], tensor, atol=2e-4, rtol=1e-3)
+    apart = torch.cat([(halves[name] - tensor).abs().flatten() for name, tensor in whole.items()])
+    # AdamW makes whole steps, 1e-3 here, also of a gradient that is nothing but rounding: some biases have one
+    assert float((apart > 1e-4).float().mean()) < 1e-3 and float(apart.mean()) < 1e-5
 
 
 def test_when_it_is_asked_for(monkeypatch):
