@@ -230,12 +230,19 @@ def timed(mask, target):
     return align(mask, target), time.thread_time() - start
 
 
-def test_known_moves_of_the_demo_world_are_recovered():
+@pytest.fixture
+def one_thread():
+    """A thread that waits for others of a busy machine counts the waiting."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_known_moves_of_the_demo_world_are_recovered(one_thread):
     align(disc(20), disc(20))  # the first use of an optimiser loads half of torch
     for mask, truth, target in known(20):
         found, seconds = timed(mask, target)
-        if seconds >= 1:  # another process may have been in the way: once more
-            found, seconds = timed(mask, target)
         assert seconds < 1
         assert iou(found.apply(mask, (SIZE, SIZE)), target) > 0.95
         assert found.scale == pytest.approx(truth.scale, rel=0.02) and turned(found.angle, truth.angle) < 2
