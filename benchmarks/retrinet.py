@@ -74,7 +74,7 @@ class People:
         self.subjects = world.held_out_subjects(count, "person")
         fixed = {"style": "photo", "accessory": None}
         self.pictures = [world.photos(s, shots, seed=i, size=SIZE, **fixed) for i, s in enumerate(self.subjects)]
-        loads = [[lambda p=p: identities._painted(p) for p in own] for own in self.pictures]
+        loads = [[lambda p=p: identities.painted(p) for p in own] for own in self.pictures]
         self.bank = identities.Bank(loads, model()[0].encode, SIZE)
 
     def faces(self, person: int) -> list[int]:

@@ -145,7 +145,7 @@ def _train(own: dict[str, Tensor], learn: training.Learn, file: Path, people: in
         parameter.requires_grad_(True)
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen, aims, choices = chooser._drawn(generator)
+        chosen, aims, choices = chooser.drawn(generator)
         targets = [known.target(i, aim) for i, aim in zip(chosen, aims)]
         pictures = [shown(known, i, choice) for i, each in zip(chosen, choices) for choice in each]
         denoiser, read = way(torch.stack(pictures).unflatten(0, (learn.batch, learn.references)))
@@ -155,7 +155,7 @@ def _train(own: dict[str, Tensor], learn: training.Learn, file: Path, people: in
             denoiser, read(prompts[0].with_rows(prompts[1:])), torch.stack([z for z, _ in targets]), generator
         )
 
-    zero_shot._train(own, loss, learn.loop, file, f"{file.stem} {learn}", told(file.stem))
+    zero_shot.fit(own, loss, learn.loop, file, f"{file.stem} {learn}", told(file.stem))
 
 
 @cache

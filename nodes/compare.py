@@ -6,8 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from . import vision
-from .metrics import NONE
+from . import inputs
 from .schema import entry, result, schema
 from .texts import shown
 
@@ -51,27 +50,7 @@ class Compare(io.ComfyNode):
                     entry(io.Image, f"images_{i}", optional=True, tooltip=f"What method {i} drew.")
                     for i in range(2, METHODS + 1)
                 ),
-                entry(
-                    io.Combo,
-                    "clip",
-                    options=vision.names(vision.DEMO, vision.CLIP),
-                    default=vision.DEMO,
-                    tooltip="Which CLIP embeds pictures and prompts.",
-                ),
-                entry(
-                    io.Combo,
-                    "dino",
-                    options=vision.names(vision.DEMO, *vision.DINOS),
-                    default=vision.DEMO,
-                    tooltip="Which DINO embeds pictures.",
-                ),
-                entry(
-                    io.Combo,
-                    "vqa",
-                    options=[NONE, *vision.names(vision.DEMO, vision.BLIP, vision.INSTRUCT_BLIP)],
-                    default=NONE,
-                    tooltip="Which model answers questions about the pictures; none leaves the VQA score out.",
-                ),
+                *inputs.judges(),
                 entry(io.Combo, "across", options=list(METRICS), default="clip_t", tooltip="What the plot has across."),
                 entry(io.Combo, "up", options=list(METRICS), default="dino", tooltip="What the plot has upwards."),
             ],

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import comfy.model_management
 from torch import Tensor
 
-from ..training import charts, evaluate
+from ..training import charts, comparison, evaluate
 from . import vision
 from .compare import METHODS
-from .metrics import NONE
 from .pictures_model import asked_of, models_of
 from .segmentation import pictures
 
@@ -21,7 +18,7 @@ def compare(
     names: str,
     clip: str = vision.DEMO,
     dino: str = vision.DEMO,
-    vqa: str = NONE,
+    vqa: str = vision.NONE,
     across: str = "clip_t",
     up: str = "dino",
     **images: Tensor,
@@ -63,14 +60,7 @@ def compare(
 def _plot(found: dict[str, dict[str, Tensor]], across: str, up: str) -> Tensor:
     points = []
     for method, each in found.items():
-        spans = (_interval(each[across]), _interval(each[up]))
-        points.append(charts.Point(method, float(each[across].mean()), float(each[up].mean()), method, *spans))
+        # pictures are what is drawn again here: they are of one subject
+        x, y = (comparison.interval({str(i): [float(v)] for i, v in enumerate(each[m])}) for m in (across, up))
+        points.append(charts.Point(method, x.mean, y.mean, method, (x.low, x.high), (y.low, y.high)))
     return charts.scatter(points, across, up)
-
-
-def _interval(values: Tensor) -> tuple[float, float] | None:
-    """95% of a mean over pictures, by its standard error; None for one picture."""
-    if len(values) < 2:
-        return None
-    mean, error = float(values.mean()), 1.96 * float(values.std()) / math.sqrt(len(values))
-    return mean - error, mean + error

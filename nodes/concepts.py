@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..core import files
 from ..core.infusion import concept as concepts
 from ..core.infusion.concept import Concept
+from . import inputs
 from .schema import entry, result, schema
 from .texts import shown
 
@@ -113,13 +114,7 @@ class SaveConcept(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 entry(ConceptType, "concept", tooltip="What Train Infusion learned."),
-                entry(io.String, "name", default="my concept", tooltip="File name, without the ending."),
-                entry(
-                    io.Image,
-                    "thumbnail",
-                    optional=True,
-                    tooltip="A picture to find it by; saved beside the concept as a small JPEG.",
-                ),
+                *inputs.save_as("my concept"),
             ],
             outputs=[result(io.String, "file", tooltip="The file that was written, as Load Concept lists it.")],
         )
@@ -127,23 +122,24 @@ class SaveConcept(io.ComfyNode):
     @classmethod
     def execute(cls, concept: Concept, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
         path = concepts.save(free_path(name), concept)
-        if thumbnail is not None:
-            save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
+        save_thumbnail(path, thumbnail)
         name = listed_name(path)
         return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(concept, path)}", cls.hidden.unique_id))
 
 
-def save_thumbnail(path: Path, image: torch.Tensor) -> None:
-    """A picture (H, W, 3) in 0..1 as a small JPEG."""
+def save_thumbnail(path: Path, images: torch.Tensor | None) -> None:
+    """The first picture of a batch (B, H, W, 3) in 0..1 as a small JPEG beside a file; nothing where there is none."""
+    if images is None:
+        return
     from io import BytesIO
 
     from PIL import Image
 
-    picture = Image.fromarray((image.clamp(0, 1) * 255).round().byte().cpu().numpy())
+    picture = Image.fromarray((images[0].clamp(0, 1) * 255).round().byte().cpu().numpy())
     picture.thumbnail((256, 256))
     data = BytesIO()
     picture.save(data, "JPEG", quality=85)
-    files.write_atomically(path, data.getvalue())
+    files.write_atomically(path.with_suffix(".jpg"), data.getvalue())
 
 
 class LoadConcept(io.ComfyNode):
@@ -158,12 +154,7 @@ class LoadConcept(io.ComfyNode):
             description="Loads a concept from models/likeness.",
             search_aliases=["load embedding", "load infusion", "import concept"],
             inputs=[
-                entry(
-                    io.Combo,
-                    "file",
-                    options=files_of(concepts.KIND),
-                    tooltip="A file in models/likeness. Press R to see new ones.",
-                ),
+                inputs.file(files_of(concepts.KIND)),
             ],
             outputs=[
                 result(ConceptType, "concept", tooltip="For Apply Infusion."),

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from . import vision
 from .schema import entry
 
 
@@ -105,6 +106,65 @@ def preview_every(default: int) -> Any:
         advanced=True,
         tooltip="Steps between live previews drawn with what was learned so far; 0 shows none.",
     )
+
+
+def file(options: list[str]) -> Any:
+    """A drop-down of learned files."""
+    return entry(
+        io.Combo,
+        "file",
+        options=options,
+        tooltip="A file in models/likeness. Press R to see new ones.",
+    )
+
+
+def save_as(name: str) -> list[Any]:
+    """What a learned thing is saved under, and by what it is found."""
+    return [
+        entry(io.String, "name", default=name, tooltip="File name, without the ending."),
+        entry(
+            io.Image,
+            "thumbnail",
+            optional=True,
+            tooltip="A picture to find it by; saved beside it as a small JPEG.",
+        ),
+    ]
+
+
+def judges() -> list[Any]:
+    """The models that measure pictures."""
+    return [
+        entry(
+            io.Combo,
+            "clip",
+            options=vision.names(vision.DEMO, vision.CLIP),
+            default=vision.DEMO,
+            tooltip="Which CLIP embeds pictures and prompts; papers take openai/clip-vit-base-patch32.",
+        ),
+        entry(
+            io.Combo,
+            "dino",
+            options=vision.names(vision.DEMO, *vision.DINOS),
+            default=vision.DEMO,
+            tooltip="Which DINO embeds pictures; papers take facebook/dino-vits16.",
+        ),
+        entry(
+            io.Combo,
+            "vqa",
+            options=[vision.NONE, *vision.names(vision.DEMO, vision.BLIP, vision.INSTRUCT_BLIP)],
+            default=vision.NONE,
+            tooltip="Which model answers questions about the pictures; none leaves the VQA score out.",
+        ),
+    ]
+
+
+def readers(model: str) -> list[Any]:
+    """A model, whose tooltip is given, and what reads reference pictures for it."""
+    return [
+        entry(io.Model, "model", tooltip=model),
+        entry(io.Clip, "clip", tooltip="Its text encoder, which reads the concepts' words."),
+        entry(io.Vae, "vae", tooltip="Its autoencoder, which reads the pictures."),
+    ]
 
 
 def span(**fields: Any) -> list[Any]:

@@ -7,11 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..core.metrics.diversity import QUESTIONS
-from . import vision
+from . import inputs
 from .schema import entry, result, schema
 from .texts import shown
 
-NONE = "none"
 PAIRS = {"vqa x clip_i": ("vqa", "clip_i"), "vqa x clip_t": ("vqa", "clip_t"), "clip_i x clip_t": ("clip_i", "clip_t")}
 
 
@@ -127,27 +126,7 @@ class MeasurePictures(io.ComfyNode):
                     tooltip="What the pictures were asked to show: one line for all, or a line for each. Empty leaves "
                     "CLIP-T out.",
                 ),
-                entry(
-                    io.Combo,
-                    "clip",
-                    options=vision.names(vision.DEMO, vision.CLIP),
-                    default=vision.DEMO,
-                    tooltip="Which CLIP embeds pictures and prompts; papers take openai/clip-vit-base-patch32.",
-                ),
-                entry(
-                    io.Combo,
-                    "dino",
-                    options=vision.names(vision.DEMO, *vision.DINOS),
-                    default=vision.DEMO,
-                    tooltip="Which DINO embeds pictures; papers take facebook/dino-vits16.",
-                ),
-                entry(
-                    io.Combo,
-                    "vqa",
-                    options=[NONE, *vision.names(vision.DEMO, vision.BLIP, vision.INSTRUCT_BLIP)],
-                    default=NONE,
-                    tooltip="Which model answers questions about the pictures; none leaves the VQA score out.",
-                ),
+                *inputs.judges(),
                 entry(
                     io.Combo,
                     "pair",

@@ -12,7 +12,7 @@ from ..core.metrics.diversity import QUESTIONS, swd
 from ..training import evaluate
 from ..training.evaluate import Models, Scores
 from . import vision, vision_model
-from .metrics import NONE, PAIRS
+from .metrics import PAIRS
 from .metrics_model import NOT_MEASURED
 from .segmentation import pictures
 from .toffee_model import check_mask
@@ -26,7 +26,7 @@ def measure(
     prompts: str = "",
     clip: str = vision.DEMO,
     dino: str = vision.DEMO,
-    vqa: str = NONE,
+    vqa: str = vision.NONE,
     pair: str = "vqa x clip_i",
     mask: Tensor | None = None,
     reference_mask: Tensor | None = None,
@@ -91,7 +91,7 @@ def models_of(clip: str, dino: str, vqa: str, questions: str = "\n".join(QUESTIO
             return None if model.kind == vision.DEMO else stack.enter_context(vision_model.borrowed(model))
 
         embedder = opened("clip", clip) or demo.clip
-        answers = opened("vqa", vqa) if vqa != NONE else None
+        answers = opened("vqa", vqa) if vqa != vision.NONE else None
         asked = [line.strip() for line in questions.splitlines() if line.strip()]
         if answers is not None and not asked:
             raise ValueError("questions: there is none; write one a line")

@@ -32,9 +32,7 @@ class ApplyRetriNet(io.ComfyNode):
             "sampler node, beside LoRAs, ControlNets and the pack's other methods.",
             search_aliases=["retribooru", "reference only", "ip-adapter", "face reference", "outfit transfer"],
             inputs=[
-                entry(io.Model, "model", tooltip="The model that the RetriNet was trained on, LoRAs welcome."),
-                entry(io.Clip, "clip", tooltip="Its text encoder, which reads the concepts' words."),
-                entry(io.Vae, "vae", tooltip="Its autoencoder, which reads the pictures."),
+                *inputs.readers("The model that the RetriNet was trained on, LoRAs welcome."),
                 entry(RetriNetType, "retrinet", tooltip="From Load RetriNet or Train RetriNet."),
                 entry(ReferencesType, "references", tooltip="From the last Reference of the chain."),
                 entry(
@@ -113,9 +111,7 @@ class Retrieve(io.ComfyNode):
             "trained RetriNet. Less exact than Apply RetriNet.",
             search_aliases=["reference only", "reference attention", "training-free", "consistent character"],
             inputs=[
-                entry(io.Model, "model", tooltip="Any SD1.x, SD2.x or SDXL model, LoRAs welcome."),
-                entry(io.Clip, "clip", tooltip="Its text encoder, which reads the concepts' words."),
-                entry(io.Vae, "vae", tooltip="Its autoencoder, which reads the pictures."),
+                *inputs.readers("Any SD1.x, SD2.x or SDXL model, LoRAs welcome."),
                 entry(ReferencesType, "references", tooltip="From the last Reference of the chain."),
                 entry(
                     io.Float,

@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..core.retrinet import network as networks
 from ..core.retrinet.network import RetriNet
+from . import inputs
 from .concepts import changed_at, files_of, free_path, listed_name, path_of, save_thumbnail
 from .schema import entry, result, schema
 from .texts import shown
@@ -52,13 +53,7 @@ class SaveRetriNet(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 entry(RetriNetType, "retrinet", tooltip="What Train RetriNet learned."),
-                entry(io.String, "name", default="my retrinet", tooltip="File name, without the ending."),
-                entry(
-                    io.Image,
-                    "thumbnail",
-                    optional=True,
-                    tooltip="A picture to find it by; saved beside it as a small JPEG.",
-                ),
+                *inputs.save_as("my retrinet"),
             ],
             outputs=[result(io.String, "file", tooltip="The file that was written, as Load RetriNet lists it.")],
         )
@@ -66,8 +61,7 @@ class SaveRetriNet(io.ComfyNode):
     @classmethod
     def execute(cls, retrinet: Any, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
         path = networks.save(free_path(name), retrinet.model)
-        if thumbnail is not None:
-            save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
+        save_thumbnail(path, thumbnail)
         text = f"saved {listed_name(path)}\n{describe(retrinet.model, path)}"
         return io.NodeOutput(listed_name(path), ui=shown(text, cls.hidden.unique_id))
 
@@ -85,12 +79,7 @@ class LoadRetriNet(io.ComfyNode):
             search_aliases=["retribooru", "reference network", "load reference"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                entry(
-                    io.Combo,
-                    "file",
-                    options=files_of(networks.KIND),
-                    tooltip="A file in models/likeness. Press R to see new ones.",
-                ),
+                inputs.file(files_of(networks.KIND)),
             ],
             outputs=[result(RetriNetType, "retrinet", tooltip="For Apply RetriNet.")],
         )

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..core.hifi import subject as subjects
 from ..core.hifi.subject import Subject
+from . import inputs
 from .concepts import changed_at, files_of, free_path, listed_name, path_of, save_thumbnail
 from .schema import entry, result, schema
 from .texts import shown
@@ -51,13 +52,7 @@ class SaveSubject(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 entry(SubjectType, "subject", tooltip="What Train HiFi Subject learned."),
-                entry(io.String, "name", default="my subject", tooltip="File name, without the ending."),
-                entry(
-                    io.Image,
-                    "thumbnail",
-                    optional=True,
-                    tooltip="A picture to find it by; saved beside the subject as a small JPEG.",
-                ),
+                *inputs.save_as("my subject"),
             ],
             outputs=[result(io.String, "file", tooltip="The file that was written, as Load Subject lists it.")],
         )
@@ -65,8 +60,7 @@ class SaveSubject(io.ComfyNode):
     @classmethod
     def execute(cls, subject: Subject, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
         path = subjects.save(free_path(name), subject)
-        if thumbnail is not None:
-            save_thumbnail(path.with_suffix(".jpg"), thumbnail[0])
+        save_thumbnail(path, thumbnail)
         name = listed_name(path)
         return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(subject, path)}", cls.hidden.unique_id))
 
@@ -84,12 +78,7 @@ class LoadSubject(io.ComfyNode):
             search_aliases=["load embedding", "load hifi tuner", "import subject"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                entry(
-                    io.Combo,
-                    "file",
-                    options=files_of(subjects.KIND),
-                    tooltip="A file in models/likeness. Press R to see new ones.",
-                ),
+                inputs.file(files_of(subjects.KIND)),
             ],
             outputs=[
                 result(SubjectType, "subject", tooltip="For Apply HiFi Subject."),

@@ -52,12 +52,7 @@ class LoadDINOAdapter(io.ComfyNode):
             search_aliases=["toffee", "toffeenet", "refiner", "view generator", "ip-adapter", "load adapter"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                entry(
-                    io.Combo,
-                    "file",
-                    options=files_of(adapters.KIND),
-                    tooltip="A file in models/likeness. Press R to see new ones.",
-                ),
+                inputs.file(files_of(adapters.KIND)),
             ],
             outputs=[result(DINOAdapterType, "adapter", tooltip="For Apply DINO.")],
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import folder_paths
 
 SAMS, VISION = "sams", "vision"
-DEMO = "demo (built in)"
+DEMO, NONE = "demo (built in)", "none"
 DOWNLOAD = " (download)"
 # kinds are those of config.json; a file of the segment_anything package has none
 SAM, SAM2, SAM3, DINO, BLIP2 = "sam", "sam2", "sam3", "grounding-dino", "blip-2"

@@ -1,4 +1,4 @@
-"""Denoisers over small random networks of every layout."""
+"""Denoisers over small random networks of every layout, and Ray."""
 
 from __future__ import annotations
 
@@ -24,3 +24,17 @@ def make_text(layout):
     from likeness.core.diffusers import Text
 
     return lambda *args, **fields: Text(**random_prompt(layout, *args, **fields))
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Ray with two workers, once for all tests."""
+    ray = pytest.importorskip("ray", reason="workers are Ray's: pip install 'ray[data]'")
+    from likeness.training.data.workers import Workers
+
+    with Workers(2) as started:
+        try:
+            started._start()
+        except Exception as e:
+            pytest.skip(f"Ray doesn't start on this machine: {e}")
+        yield ray

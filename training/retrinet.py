@@ -151,12 +151,12 @@ class Training:
 
     def prepare(self, step: int) -> set[str]:
         """Encode the pictures that a step will show before it does, and say which prompts it may ask for."""
-        chosen, aims, choices = self._drawn(self.trainer.generator(step))
+        chosen, aims, choices = self.drawn(self.trainer.generator(step))
         shots = [self.bank.target(i, aim)[1] for i, aim in zip(chosen, aims)]
         words = [self.bank.reference(i, choice)[0] for i, own in zip(chosen, choices) for choice in own]
         return {"", *words, *(shot.prompt for shot in shots)}
 
-    def _drawn(self, generator: torch.Generator) -> tuple[list[int], list[int], list[list[Choice]]]:
+    def drawn(self, generator: torch.Generator) -> tuple[list[int], list[int], list[list[Choice]]]:
         """Identities of a step, their pictures to be drawn, and what is shown of the others."""
         people, s = self.bank.people, self.learn
         chosen = torch.randint(len(people), (s.batch,), generator=generator).tolist()
@@ -167,7 +167,7 @@ class Training:
     def _loss(self, step: int, generator: torch.Generator) -> Tensor:
         """Eq. 3; both terms are means over their masks **[ours]**."""
         s, schedule = self.learn, self.denoiser.schedule
-        chosen, aims, choices = self._drawn(generator)
+        chosen, aims, choices = self.drawn(generator)
         targets = [self.bank.target(i, aim) for i, aim in zip(chosen, aims)]
         z0 = torch.stack([latents for latents, _ in targets])
         references = self.references(chosen, choices)

@@ -142,7 +142,7 @@ def train_ip_adapter(bench: Bench, settings: loop.Settings, batch: int, pairs: i
         return weighted(denoiser, text, torch.stack(z0), generator)
 
     path = bench.weights / IP_ADAPTER
-    _train(
+    fit(
         parameters,
         loss,
         settings,
@@ -230,7 +230,7 @@ def train_pix2pix(bench: Bench, settings: loop.Settings, batch: int, pairs: int,
 
     folder = bench.weights / PIX2PIX
     identity = f"{bench.base} {batch} {pairs}"
-    _train(
+    fit(
         dict(unet.named_parameters()),
         loss,
         settings,
@@ -265,7 +265,7 @@ def weighted(denoiser: DiffusersDenoiser, text: Text, z0: Tensor, generator: tor
     return (wrong * snr_weight(schedule)[t]).mean()
 
 
-def _train(
+def fit(
     parameters: dict[str, Tensor], loss: loop.Loss, settings: loop.Settings, path: Path, identity: str, watch
 ) -> None:
     """Train, resumed where it stopped, and leave the averaged weights in the parameters."""

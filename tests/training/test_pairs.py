@@ -22,7 +22,6 @@ from likeness.training.data import examples
 from likeness.training.data.pairs import build, draw, filters, make, plan, prompts, report, table
 from likeness.training.data.pairs.models import Models
 from likeness.training.data.photos import decode, png
-from likeness.training.data.workers import Workers
 
 OPEN = filters.Filters(dino=-1.0, clip=-1.0)
 
@@ -441,18 +440,6 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 
 
 # --- Ray
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """Ray with two workers, once for all tests."""
-    ray = pytest.importorskip("ray", reason="workers are Ray's: pip install 'ray[data]'")
-    with Workers(2) as started:
-        try:
-            started._start()
-        except Exception as e:
-            pytest.skip(f"Ray doesn't start on this machine: {e}")
-        yield ray
 
 
 KILLED = """

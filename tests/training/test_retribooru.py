@@ -282,18 +282,6 @@ def test_missing_packages_are_named(figures, tmp_path, monkeypatch):
 # --- Ray
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """Ray with two workers, once for all tests."""
-    ray = pytest.importorskip("ray", reason="workers are Ray's: pip install 'ray[data]'")
-    with Workers(2) as started:
-        try:
-            started._start()
-        except Exception as e:
-            pytest.skip(f"Ray doesn't start on this machine: {e}")
-        yield ray
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -231,7 +231,7 @@ def test_sdxl_reads_what_it_wants_besides_of_every_prompt(people):
     bank = identities.Bank(people, lambda image: torch.nn.functional.avg_pool2d(image, 8)[:, [0, 1, 2, 0]], SIZE)
     ours = training.Training(denoiser, network, text, bank, learn, extra=extra)
     value, g = float(ours._loss(0, torch.Generator().manual_seed(5))), torch.Generator().manual_seed(5)
-    chosen, aims, choices = ours._drawn(g)
+    chosen, aims, choices = ours.drawn(g)
     torch.rand(2, generator=g)
     t, total = denoiser.schedule.stratified(2, g), 0.0
     eps = torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=g)

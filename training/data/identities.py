@@ -65,12 +65,13 @@ def rendered(count: int, shots: int, seed: int = 0, held_out: bool = False, size
     found = []
     for i, person in enumerate(people):
         found.append(
-            [_kept(_painted(picture)) for picture in world.photos(person, shots, seed=seed * 7919 + i, size=size)]
+            [_kept(painted(picture)) for picture in world.photos(person, shots, seed=seed * 7919 + i, size=size)]
         )
     return found
 
 
-def _painted(picture: world.Picture) -> Shot:
+def painted(picture: world.Picture) -> Shot:
+    """A picture of the demo world, with its truth."""
     seen = torch.ones_like(picture.mask)
     return Shot(picture.image, seen, picture.mask, picture.face_box, picture.clothes, picture.caption)
 
