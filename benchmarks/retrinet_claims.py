@@ -31,12 +31,11 @@ from likeness.core.controlnet import Controlled
 from likeness.core.demo import judges
 from likeness.core.denoiser import Hooks
 from likeness.core.diffusers import DiffusersDenoiser, Text
-from likeness.core.metrics.similarity import paired_bootstrap
 from likeness.core.retrinet import network as retrinet
-from likeness.training import evaluate, loop
+from likeness.training import comparison, evaluate, loop
 from likeness.training import retrinet as training
 from likeness.training.data import identities
-from retrinet import SIZE, Asked, Make, People, drawn, leakage, reconstructions, retrieving
+from retrinet import SIZE, Asked, Make, People, compositions, drawn, leakage, reconstructions, retrieving
 from torch import Tensor
 
 CACHE = Path("runs/retrinet")
@@ -207,8 +206,9 @@ def way_of(run: Run, conditioner: Any, people: People, scale: float) -> Make:
 
 
 def measured(name: str, conditioner: Any, people: People, count: int, scale: float) -> dict[str, Any]:
-    """Metrics of a run's pictures, each with its interval over generations."""
-    asked = reconstructions(people, count, LEARN.references)
+    """A run's pictures as `training.comparison` keeps them, with intervals over people, and what leaked."""
+    composed = RUNS[name].learn.get("task") == "composition"
+    asked = (compositions if composed else reconstructions)(people, count, LEARN.references)
     images = drawn(asked, way_of(RUNS[name], conditioner, people, scale))
     found: dict[str, list[Tensor]] = {}
     who = torch.tensor([each.shown[0][0] for each in asked])
@@ -220,11 +220,15 @@ def measured(name: str, conditioner: Any, people: People, count: int, scale: flo
             found.setdefault(key, []).append(value)
     values = {key: torch.cat(parts) for key, parts in found.items()}
     values |= {f"swd {a} x {b}": values[a] * values[b] for a, b in evaluate.PAIRS}
-    each = {key: {int(i): v[who == i] for i in who.unique()} for key, v in values.items()}
-    intervals = {key: paired_bootstrap(own) for key, own in each.items()}
+    each = {
+        str(int(i)): {key: [round(float(v[who == i].mean()), 4)] for key, v in values.items()} for i in who.unique()
+    }
+    found = {"methods": {name: {"subjects": each}}}
+    intervals = {key: comparison.mean(found, name, key) for key in values}
     return {
-        **{key: [round(x, 4) for x in (i.mean, i.low, i.high)] for key, i in intervals.items()},
-        **leakage(people, asked, images),
+        "subjects": each,
+        "means": {key: [round(x, 4) for x in (i.mean, i.low, i.high)] for key, i in intervals.items()},
+        "leakage": leakage(people, asked, images),
     }
 
 
@@ -264,16 +268,19 @@ def main(
         scales: strengths; all but the last for pipelines a and b only.
         out: file to write.
     """
-    found, known = json.loads(out.read_text()) if out.exists() else {}, People(held_out)
+    found, known = json.loads(out.read_text()) if out.exists() else {"methods": {}}, People(held_out)
     for name in runs:
         conditioner = trained(name, steps, people)
         some = scales if "pipeline" in RUNS[name].learn else scales[-1:]
         if name == "retrinet-b":
             found["maps"] = sharpness(conditioner, known, 8)
-        own = {str(scale): measured(name, conditioner, known, count, scale) for scale in some}
-        found[name] = {"steps": steps * RUNS[name].longer, "pictures": count, "base": model()[1], "scales": own}
-        print(name, json.dumps(own[str(scales[-1])]), flush=True)
-        out.write_text(json.dumps(found, indent=2) + "\n")
+        for scale in some:
+            own = measured(name, conditioner, known, count, scale)
+            label = name if scale == scales[-1] else f"{name}, {scale}"
+            told_of = {"steps": steps * RUNS[name].longer, "pictures": count, "base": model()[1]}
+            found["methods"][label] = {**told_of, **own}
+            print(label, json.dumps(own["means"]), json.dumps(own["leakage"]), flush=True)
+            out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.core.metrics.similarity import Interval
-from likeness.training.comparison import difference, interval, mean, told
+from likeness.training.comparison import blank, difference, interval, mean, told
 from likeness.training.report import METRICS
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -90,10 +90,15 @@ def found_that(what: str, found: Interval | None, sign: int) -> Finding:
     return Finding(f"{what}: {told(found, signed=True)}", sure(found, sign))
 
 
+def named(metric: str) -> str:
+    """A metric's title; another benchmark's own metrics are called as they are."""
+    return METRICS.get(metric, metric)
+
+
 def above(*triples: tuple[str, str, str]) -> Check:
     """Each (one, other, metric): one has more."""
     return lambda results: [
-        found_that(f"{METRICS[metric]}, {one} less {other}", difference(results, one, other, metric), 1)
+        found_that(f"{named(metric)}, {one} less {other}", difference(results, one, other, metric), 1)
         for one, other, metric in triples
     ]
 
@@ -101,7 +106,7 @@ def above(*triples: tuple[str, str, str]) -> Check:
 def below(*triples: tuple[str, str, str]) -> Check:
     """Each (one, other, metric): one has less."""
     return lambda results: [
-        found_that(f"{METRICS[metric]}, {one} less {other}", difference(results, one, other, metric), -1)
+        found_that(f"{named(metric)}, {one} less {other}", difference(results, one, other, metric), -1)
         for one, other, metric in triples
     ]
 
@@ -113,7 +118,7 @@ def kept(*triples: tuple[str, str, str]) -> Check:
         findings = []
         for one, other, metric in triples:
             found = difference(results, one, other, metric)
-            text = f"{METRICS[metric]}, {one} less {other}: {told(found, signed=True)}, kept within {KEPT}"
+            text = f"{named(metric)}, {one} less {other}: {told(found, signed=True)}, kept within {KEPT}"
             within = None if sure(found, 1) is None else found.low > -KEPT and found.high < KEPT
             findings.append(Finding(text, within))
         return findings
@@ -139,7 +144,7 @@ def most_above(one: str, others: Sequence[str], metrics: Sequence[str]) -> Check
         for metric in metrics:
             each = {other: sure(difference(results, one, other, metric), 1) for other in others}
             known = [name for name, better in each.items() if better]
-            text = f"{METRICS[metric]}, {one} above {', '.join(known) or 'none'} (of {', '.join(each)})"
+            text = f"{named(metric)}, {one} above {', '.join(known) or 'none'} (of {', '.join(each)})"
             findings.append(Finding(text, None if None in each.values() else 2 * len(known) >= len(each)))
         return findings
 
@@ -207,7 +212,7 @@ def falls_less(one: str, others: Sequence[str], metric: str) -> Check:
         for other in others:
             a, b = (ends(results, name, metric) for name in (one, other))
             apart = {s: (a[s][1] - a[s][0]) - (b[s][1] - b[s][0]) for s in a if s in b}
-            text = f"{METRICS[metric]}, change of {one} less that of {other}: {_each(apart)}"
+            text = f"{named(metric)}, change of {one} less that of {other}: {_each(apart)}"
             findings.append(Finding(text, all(v > 0 for v in apart.values()) if apart else None))
         return findings
 
@@ -245,6 +250,17 @@ def from_file(name: str, read: Callable[[Any], Sequence[Finding]], folder: Path 
             return [Finding(f"{name} has no {e}", None)]
 
     return check
+
+
+def compared_in(name: str, check: Check, part: str = "", folder: Path | None = None) -> Check:
+    """A check on another benchmark's rows, kept by `training.comparison`'s shape; on none where they are missing."""
+
+    def of_them(results: Results) -> list[Finding]:
+        path = (folder or RESULTS) / name
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        return list(check({**blank(), **(found.get(part, {}) if part else found)}))
+
+    return of_them
 
 
 def costs_nothing(one: str, others: Sequence[str]) -> Check:
