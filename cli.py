@@ -48,6 +48,16 @@ def train_demo_lora(argv: list[str]) -> None:
     print(f"wrote {demo_lora.train(config, _watch())}")
 
 
+def train_demo_controlnet(argv: list[str]) -> None:
+    """Train a depth ControlNet for the embedded model."""
+    import tyro
+
+    from .training import demo_controlnet
+
+    config = tyro.cli(demo_controlnet.Config, args=argv, prog="likeness train demo-controlnet")
+    print(f"wrote {demo_controlnet.train(config, _watch())}")
+
+
 def train_judges(argv: list[str]) -> None:
     """Train the embedded judges, which measure pictures of the demo world."""
     import tyro
@@ -236,12 +246,13 @@ COMMANDS = {
     ("evaluate", "report"): evaluate_report,
     ("train", "demo-model"): train_demo_model,
     ("train", "demo-lora"): train_demo_lora,
+    ("train", "demo-controlnet"): train_demo_controlnet,
     ("train", "judges"): train_judges,
 }
 
 
 def usage() -> str:
-    lines = [f"  likeness {' '.join(path):<19} {command.__doc__}" for path, command in COMMANDS.items()]
+    lines = [f"  likeness {' '.join(path):<21} {command.__doc__}" for path, command in COMMANDS.items()]
     return (
         "usage: likeness COMMAND [options]\n\n"
         + "\n".join(lines)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from grid import RESULTS, Case, asked_of, cases, model
 from likeness.core.controlnet import Controlled
+from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import judges, sheet, world
 from likeness.core.demo.judges import Panel
 from likeness.core.denoiser import guided
@@ -42,6 +43,7 @@ from torch.nn import functional as F
 SIZE, STEPS, GUIDANCE = 128, 25, 3.0
 CACHE = Path("runs/toffee")
 PARTS = ("refine", "views", "edit", "segmented", "variants")
+CONSTANT, AS_SHOWN, AS_SEEN = "constant depth", "photo's depth", "photo's view"
 REACH = 8  # pixels that the autoencoder mixes over a mask's edge
 LOOP = loop.Settings(steps=2000, lr=3e-4, warmup=100, ema=0.995)
 LEARN = dino_adapter.Learn(what="low-rank", snr=True, batch=16, loop=LOOP)
@@ -65,6 +67,11 @@ def panel() -> Panel:
 @cache
 def dino() -> Any:
     return judges.dino()
+
+
+@cache
+def attributes() -> Any:
+    return judges.attributes()
 
 
 def painter(folder: Path, refiner: bool = False, views: bool = False) -> Painter:
@@ -105,7 +112,7 @@ def refine(folder: Path, subjects: Sequence[Case], picture: Path | None) -> dict
 
 def views(folder: Path, count: int) -> dict[str, float]:
     """Shares of held-out subjects that are kept, and that are seen from another side than in the photo."""
-    paint, read = painter(folder, views=True), judges.attributes()
+    paint, read = painter(folder, views=True), attributes()
     subjects = world.held_out_subjects(count)
     photos = [world.photos(s, 3, seed=i, style="photo", accessory=None) for i, s in enumerate(subjects)]
     shown = torch.stack([own[0].image for own in photos])
@@ -215,12 +222,10 @@ def segmented(count: int) -> dict[str, float]:
 def variants(
     subjects: Sequence[Case], steps: int, controlnet: Path | None, watch: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Each variant's likeness and prompt following."""
+    """Each variant's numbers, in the shape of `training.comparison`, with their intervals."""
     network, found = None, {}
     if controlnet is not None:
-        from diffusers import ControlNetModel
-
-        network = ControlNetModel.from_pretrained(controlnet).eval().requires_grad_(False)
+        network = load_controlnet(controlnet, model()[0].denoiser.unet)
     for name, changes in VARIANTS.items():
         file = CACHE / f"{model()[1]}-{steps}-{name.replace(' ', '-')}.safetensors"
         if not file.exists():
@@ -228,20 +233,30 @@ def variants(
             learn = replace(LEARN, **own, loop=replace(LEARN.loop, steps=steps))
             pairs = changes.get("pairs", "both")
             toffeenet.train(toffeenet.Config(out=file, pairs=pairs, controlnet=controlnet, learn=learn, threads=1))
-        for view in ("constant depth", "photo's depth") if network else ("no depth",):
-            scores: dict[str, dict[str, Tensor]] = {}
-            for case in subjects:
-                asked, photo = asked_of(case), case.images[:1]
-                keys, depth = [f"{case.name} {i}" for i in range(len(asked))], None
-                if network:
-                    own = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth
-                    depth = network, own[None] if view == "photo's depth" else torch.full_like(photo[:, :1], 0.5)
-                images = drawn(file, photo, [each.prompt for each in asked], keys, depth=depth)
-                for metric, values in panel().score(images, asked, case.images, case.masks).items():
-                    scores.setdefault(metric, {})[case.name] = values.float()
-            found[f"{name}, {view}"] = {metric: interval(values) for metric, values in scores.items()}
-            watch(f"{name}, {view}: {found[f'{name}, {view}']}")
-    return found
+        for view in (CONSTANT, AS_SHOWN) if network else ("no depth",):
+            own = {case.name: _scores(file, case, network, view == AS_SHOWN) for case in subjects}
+            means = {m: interval({case: v[m] for case, v in own.items()}) for m in next(iter(own.values()))}
+            kept = {case: {m: [round(x, 4) for x in v.tolist()] for m, v in each.items()} for case, each in own.items()}
+            found[f"{name}, {view}"] = {"steps": steps, "means": means, "subjects": kept}
+            watch(f"{name}, {view}: {means}")
+    return {"methods": found}
+
+
+def _scores(file: Path, case: Case, network: Any, as_shown: bool) -> dict[str, Tensor]:
+    """Metric -> values by prompt of a ToffeeNet's pictures of a subject, from one photo of it, seen from the front.
+
+    Args:
+        network: a ControlNet, or None.
+        as_shown: it sees the photo's depth instead of a constant.
+    """
+    asked, photo, depth = asked_of(case), case.images[:1], None
+    if network:
+        shown = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth[None]
+        depth = network, shown if as_shown else torch.full_like(shown, 0.5)
+    keys = [f"{case.name} {i}" for i in range(len(asked))]
+    images = drawn(file, photo, [each.prompt for each in asked], keys, depth=depth)
+    found = {metric: v.float() for metric, v in panel().score(images, asked, case.images, case.masks).items()}
+    return {**found, AS_SEEN: torch.tensor([float(view == "front") for view in attributes()(images)["view"].values])}
 
 
 def _subject(case: Case) -> world.Subject:
@@ -267,7 +282,7 @@ def main(
         subjects: held-out subjects of `refine` and `variants`.
         count: of `views`, `edit` and `segmented`.
         steps: of each variant's training.
-        controlnet: for depth, folder.
+        controlnet: for depth, Control-LoRA or folder.
         out: file to write.
         pictures: folder for contact sheets.
     """

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import control_lora
 from .denoiser import Hooks
 from .diffusers import DiffusersDenoiser, Text
+
+
+def load(name: str | Path, unet: Any) -> Any:
+    """diffusers' `ControlNetModel`, frozen, on a U-Net's device and in its precision.
+
+    Args:
+        name: a Control-LoRA (.safetensors), a folder in diffusers' layout, or a hub name.
+        unet: the U-Net that it will guide, of which a Control-LoRA is a change.
+
+    Raises:
+        FileNotFoundError, LearnedFileError: as `control_lora.load`.
+        ValueError: a model of another kind, which diffusers would take too.
+    """
+    if Path(name).suffix == ".safetensors":
+        network = control_lora.load(name, unet)
+    else:
+        from diffusers import ControlNetModel
+
+        kind = ControlNetModel.load_config(name).get("_class_name")
+        if kind != ControlNetModel.__name__:
+            raise ValueError(f"{name} is of the kind {kind}, but a ControlNet is needed here")
+        network = ControlNetModel.from_pretrained(name, torch_dtype=unet.dtype, use_safetensors=True)
+    return network.to(unet.device).eval().requires_grad_(False)
 
 
 class Controlled:

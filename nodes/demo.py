@@ -123,6 +123,9 @@ class DemoSubject(io.ComfyNode):
                 result(io.String, "word", tooltip="What captions call the subject, as in 'cat'."),
                 result(io.Mask, "face", tooltip="The face, where one is seen; empty for things and from behind."),
                 result(io.Mask, "clothes", tooltip="The clothes; empty for things."),
+                result(
+                    io.Image, "depth", tooltip="How near everything is, white nearest; for the demo's depth ControlNet."
+                ),
             ],
         )
 
@@ -140,7 +143,8 @@ class DemoSubject(io.ComfyNode):
         masks = torch.cat([p.mask for p in pictures])
         faces = torch.cat([p.face_mask() for p in pictures])
         clothes = torch.cat([torch.zeros_like(p.mask) if p.clothes is None else p.clothes for p in pictures])
-        return io.NodeOutput(images, masks, subject.word, faces, clothes)
+        depth = torch.stack([p.depth[0] for p in pictures])[..., None].expand(-1, -1, -1, 3)
+        return io.NodeOutput(images, masks, subject.word, faces, clothes, depth.contiguous())
 
 
 NODES = [LoadDemoModel, DemoSubject]

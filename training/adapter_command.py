@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ..core import files
+from ..core.controlnet import load as load_controlnet
 from ..core.diffusers import DiffusersDenoiser
 from ..core.toffee import adapter as adapters
 from ..core.toffee.tokens import EMBEDDED
@@ -58,7 +59,7 @@ def run(
 
     Args:
         model: one of `core.toffee.adapter.MODELS`.
-        controlnet: a depth ControlNet, folder or hub name.
+        controlnet: a depth ControlNet: Control-LoRA (.safetensors), folder or hub name.
 
     Raises:
         FileNotFoundError, ValueError: a model or examples that can't be used.
@@ -89,9 +90,7 @@ def run(
         start = files.fingerprint(adapter.state_dict())
         network = None
         if controlnet is not None:
-            from diffusers import ControlNetModel
-
-            network = ControlNetModel.from_pretrained(controlnet).to(accelerator.device).eval().requires_grad_(False)
+            network = load_controlnet(controlnet, loaded.denoiser.unet)
         bank = Bank(loads, loaded.encode, dino.tokens, model == "toffeenet", config.keep_encoded)
         file = config.checkpoint or config.out.with_suffix(".checkpoint")
         identity = f"{source} {start} {len(loads)}"

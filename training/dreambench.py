@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import diffusion, files
+from ..core import controlnet, diffusion, files
 from ..core.controlnet import Controlled
 from ..core.denoiser import guided
 from ..core.diffusers import DiffusersDenoiser
@@ -187,7 +187,7 @@ def drawer(config: Config) -> tuple[Draw, Callable[[str, int], Tensor]]:
     model: Any = DiffusersDenoiser(widened(loaded.denoiser.unet), loaded.denoiser.schedule)
     schedule, steps = model.schedule, model.schedule.timesteps(config.steps)
     if config.controlnet:
-        model = _under_depth(model, config)
+        model = _under_depth(model, loaded.denoiser.unet, config)
     empty = torch.zeros(1, 3, config.size, config.size, device=config.device)
     channels = masked_channels(empty, torch.ones_like(empty[:, :1]), loaded.encode)
 
@@ -208,10 +208,8 @@ def drawer(config: Config) -> tuple[Draw, Callable[[str, int], Tensor]]:
     return draw, torch.no_grad()(noise)
 
 
-def _under_depth(model: DiffusersDenoiser, config: Config) -> Controlled:
-    from diffusers import ControlNetModel
-
-    network = ControlNetModel.from_pretrained(config.controlnet).to(config.device).eval().requires_grad_(False)
+def _under_depth(model: DiffusersDenoiser, base: Any, config: Config) -> Controlled:
+    network = controlnet.load(config.controlnet, base)
     hint = constant((config.size, config.size))[None].expand(-1, 3, -1, -1)
     return Controlled(model, network, hint.to(config.device))
 

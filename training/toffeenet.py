@@ -19,7 +19,7 @@ class Config(adapter_command.Config):
         pairs_from: what `likeness build pairs` wrote, its folder or a shard; the demo world's pairs by default.
         records: subjects of several pictures each, shards or a folder for each, instead: generation pairs alone.
         pairs: generation pairs (G), editing pairs (E), or both (E+G; a third of them editing, as in Toffee-5M).
-        controlnet: a depth ControlNet, folder or hub name; without one depth is not used.
+        controlnet: a depth ControlNet: Control-LoRA (.safetensors), folder or hub name; without one depth is not used.
     """
 
     out: Path = Path("toffeenet.safetensors")

@@ -4,7 +4,9 @@ import io
 import re
 import time
 
+import numpy as np
 import pytest
+from likeness.core.demo import world
 from PIL import Image, ImageChops, ImageStat
 
 from .client import BadPrompt, Interrupted, cached_nodes
@@ -158,6 +160,16 @@ def test_demo_subject_draws(server, kind):
     assert a.size == mask_a.size == (128, 128)
     assert not is_flat(a) and not is_flat(b) and not same(a, b)
     assert [mask.getextrema()[0] for mask in (mask_a, mask_b)] == [(0, 255)] * 2
+
+
+def test_demo_subject_tells_how_near_things_are(server):
+    graph = demo_subject("car", count=1)
+    graph["2"]["inputs"]["images"] = ["1", 5]
+    depth, mask = (np.asarray(image.convert("L"), dtype=float) for image in server.images(server.run(graph)))
+    assert depth[:32].mean() < depth[mask > 127].mean() < 255
+    subject = world.held_out_subjects(1, "car")[0]
+    (own,) = world.photos(subject, 1, 0, style="photo", view="front", accessory=None)
+    assert np.abs(depth - 255 * own.depth[0].numpy()).max() <= 1
 
 
 def test_concept_info_shows_its_text_on_the_node(server):

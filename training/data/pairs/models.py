@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ....core import checkpoint
+from ....core import checkpoint, controlnet
 from ....core.demo import MODEL, judges
 from ....core.toffee import adapter as adapters
 from ....core.vision import source
@@ -72,7 +72,7 @@ class Names:
         clip: judges faith to the text; demo for the embedded one.
         segmenter: SAM 3, or a SAM 2 or SAM, whose boxes the detector finds; demo for the embedded one.
         detector: Grounding DINO, for SAM and SAM 2.
-        controlnet: for depth, on the base; it needs `depth`.
+        controlnet: for depth, on the base, a Control-LoRA too; it needs `depth`.
         depth: a depth model of transformers (Depth Anything, DPT), whose maps are kept with the pairs too.
         language_model: writes prompts, besides those of `prompts`.
         download: fetch what is named by a hub name and is not on this machine.
@@ -148,7 +148,7 @@ class Names:
         for kind, other in (("refiner", "refiner_base"), ("view_generator", "view_base")):
             file, named = self._adapter_file(kind), here[other] if getattr(self, other) else here["base"]
             adapted[kind] = None if file is None else _adapted(kind, file, load(named), dino, self.device)
-        network = _controlnet(here["controlnet"], where) if self.controlnet else None
+        network = _controlnet(here["controlnet"], base) if self.controlnet else None
         return Painter(base, dino, adapted["refiner"], adapted["view_generator"], network, s)
 
     def _found(self, name: str) -> str:
@@ -177,16 +177,9 @@ class Names:
         )
 
 
-def _controlnet(name: str, where: Mapping[str, Any]) -> Any:
-    """diffusers' `ControlNetModel`, frozen; ValueError for a model of another kind, which diffusers would take too."""
-    from diffusers import ControlNetModel
-
+def _controlnet(name: str, base: checkpoint.Checkpoint) -> Any:
     with source.explained(name, "ControlNet"):
-        kind = ControlNetModel.load_config(name).get("_class_name")
-        if kind != ControlNetModel.__name__:
-            raise ValueError(f"models.controlnet: {name} is of the kind {kind}, but a ControlNet is needed here")
-        network = ControlNetModel.from_pretrained(name, torch_dtype=where["dtype"], use_safetensors=True)
-    return network.to(where["device"]).eval().requires_grad_(False)
+        return controlnet.load(name, base.denoiser.unet)
 
 
 def _adapted(kind: str, file: Path, model: checkpoint.Checkpoint, dino: Dino, device: str) -> Adapted:
