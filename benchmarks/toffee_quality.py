@@ -36,7 +36,7 @@ from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.inpainting import masked_channels, widened
 from likeness.training import dino_adapter, loop, toffeenet
 from likeness.training.data.pairs.draw import Adapted, Painter, Settings, noise, pasted
-from likeness.training.data.pairs.models import ADAPTERS
+from likeness.training.data.pairs.models import shipped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -74,12 +74,17 @@ def attributes() -> Any:
     return judges.attributes()
 
 
-def painter(folder: Path, refiner: bool = False, views: bool = False) -> Painter:
-    """The factory's, with some of a folder's adapters."""
+def file_of(folder: Path | None, name: str) -> Path:
+    """An adapter of a folder, or the one that comes with the pack."""
+    return folder / f"{name}.safetensors" if folder else shipped(name)
+
+
+def painter(folder: Path | None, refiner: bool = False, views: bool = False) -> Painter:
+    """The factory's, with some of the adapters."""
     loaded = model()[0]
 
     def adapted(name: str) -> Adapted:
-        return Adapted(loaded, adapters.load(folder / f"{name}.safetensors").eval().requires_grad_(False))
+        return Adapted(loaded, adapters.load(file_of(folder, name)).eval().requires_grad_(False))
 
     parts = adapted("refiner") if refiner else None, adapted("view-generator") if views else None
     return Painter(loaded, dino(), *parts, None, Settings(size=SIZE, steps=STEPS))
@@ -88,7 +93,7 @@ def painter(folder: Path, refiner: bool = False, views: bool = False) -> Painter
 # --- Refiner, View Generator -----------------------------------------------------------------------------------------
 
 
-def refine(folder: Path, subjects: Sequence[Case], picture: Path | None) -> dict[str, Any]:
+def refine(folder: Path | None, subjects: Sequence[Case], picture: Path | None) -> dict[str, Any]:
     """Differences that refining makes, over subjects."""
     paint, gains, rows = painter(folder, refiner=True), {}, []
     for case in subjects:
@@ -110,7 +115,7 @@ def refine(folder: Path, subjects: Sequence[Case], picture: Path | None) -> dict
     return {name: interval(values) for name, values in gains.items()}
 
 
-def views(folder: Path, count: int) -> dict[str, float]:
+def views(folder: Path | None, count: int) -> dict[str, float]:
     """Shares of held-out subjects that are kept, and that are seen from another side than in the photo."""
     paint, read = painter(folder, views=True), attributes()
     subjects = world.held_out_subjects(count)
@@ -169,7 +174,7 @@ def drawn(
     return loaded.decode(latents).clamp(0, 1)
 
 
-def edit(folder: Path, count: int, picture: Path | None) -> dict[str, Any]:
+def edit(folder: Path | None, count: int, picture: Path | None) -> dict[str, Any]:
     """What a subject's replacement inside a mask leaves of the rest, against the autoencoder's own error there."""
     loaded, found, rows = model()[0], {}, []
     for i, subject in enumerate(world.held_out_subjects(count)):
@@ -179,7 +184,7 @@ def edit(folder: Path, count: int, picture: Path | None) -> dict[str, Any]:
         mask = F.max_pool2d(scene.mask[None], 9, 1, 4)
         place = f"a photo of a {subject.word}"
         inside = (scene.image[None], mask)
-        made = drawn(folder / "toffeenet.safetensors", photo.image[None], [place], [f"edit {i}"], inside=inside)
+        made = drawn(file_of(folder, "toffeenet"), photo.image[None], [place], [f"edit {i}"], inside=inside)
         blended = pasted(scene.image[None], mask, made)
         outside = 1 - F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
         with torch.no_grad():
@@ -266,7 +271,7 @@ def _subject(case: Case) -> world.Subject:
 
 def main(
     parts: tuple[str, ...] = PARTS,
-    folder: Path = ADAPTERS,
+    folder: Path | None = None,
     subjects: int = 8,
     count: int = 100,
     steps: int = 2000,
@@ -278,7 +283,7 @@ def main(
 
     Args:
         parts: some of them.
-        folder: of refiner, view-generator and toffeenet .safetensors.
+        folder: of refiner, view-generator and toffeenet .safetensors; those that come with the pack by default.
         subjects: held-out subjects of `refine` and `variants`.
         count: of `views`, `edit` and `segmented`.
         steps: of each variant's training.

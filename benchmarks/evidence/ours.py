@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
 from grid import Case
 from hifi_ablation import GUIDE, Row
-from likeness.core import files
+from likeness.core import controlnet, files
 from likeness.core.controlnet import Controlled
 from likeness.core.demo import MODEL
 from likeness.core.denoiser import guided
@@ -161,7 +160,7 @@ def weights_of(bench: Bench, name: str) -> Path | None:
     """The file of a network that is trained once for all subjects, in the weights' folder or the pack; or None."""
     places = [bench.weights / name]
     if bench.name == "demo":
-        places += sorted(MODEL.parent.glob(f"*/{name}"))
+        places += sorted(MODEL.parent.glob(f"*/demo {name}"))
     return next((path for path in places if path.is_file()), None)
 
 
@@ -233,11 +232,13 @@ def toffee(bench: Bench, case: Case, strength: float = 1.0, alone: bool = False,
 
 def controlled(bench: Bench, denoiser: DiffusersDenoiser) -> Any:
     """The model under a depth ControlNet that sees a constant depth (view change); the model alone without one."""
-    places = [bench.weights / "controlnet", *([MODEL.parent / "controlnet"] if bench.name == "demo" else [])]
-    folder = next((p for p in places if (p / "config.json").is_file()), None)
-    if folder is None:
+    places = [bench.weights / "controlnet", bench.weights / "controlnet.safetensors"]
+    if bench.name == "demo":
+        places.append(MODEL.parent / "controlnet" / "depth.safetensors")
+    found = next((p for p in places if p.is_file() or (p / "config.json").is_file()), None)
+    if found is None:
         return denoiser
-    network = ControlNetModel.from_pretrained(folder).to(denoiser.unet.device).eval().requires_grad_(False)
+    network = controlnet.load(found, bench.model.denoiser.unet)
     return Controlled(denoiser, network, constant((bench.size, bench.size))[None].expand(-1, 3, -1, -1))
 
 

@@ -206,7 +206,8 @@ def test_the_embedded_models_by_name(files, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"models.refiner: no demo refiner is shipped; train one with"):
         monkeypatch.setattr(models, "ADAPTERS", tmp_path)
         Names().check()
-    monkeypatch.setattr(models, "ADAPTERS", files)
+    for kind in ("refiner", "view-generator"):
+        shutil.copy(files / f"{kind}.safetensors", tmp_path / f"demo {kind}.safetensors")
     assert Names().check()["base"] == str(MODEL)
 
 

@@ -24,7 +24,7 @@ from . import draw
 from .draw import Adapted, Depth, Painter
 
 DEMO, NONE = "demo", "none"
-ADAPTERS = MODEL.parent / "toffee"  # where trained ones of the demo world belong
+ADAPTERS = MODEL.parent / "toffee"
 _CHECKPOINTS = ("base", "refiner_base", "view_base")
 _FOLDERS = (*_CHECKPOINTS, "dino", "clip", "segmenter", "detector", "controlnet", "depth", "language_model")
 
@@ -164,7 +164,7 @@ class Names:
         name, command = getattr(self, kind), kind.replace("_", "-")
         if name == NONE:
             return None
-        file = ADAPTERS / f"{command}.safetensors" if name == DEMO else Path(name)
+        file = shipped(command) if name == DEMO else Path(name)
         if file.is_file():
             return file
         if name == DEMO:
@@ -175,6 +175,15 @@ class Names:
         raise FileNotFoundError(
             f"models.{kind}: no file {name}; give one that `likeness train {command}` wrote, or none"
         )
+
+
+def shipped(model: str) -> Path:
+    """The file of an adapter for the embedded model that comes with the pack.
+
+    Args:
+        model: one of `core.toffee.adapter.MODELS`.
+    """
+    return ADAPTERS / f"demo {model}.safetensors"
 
 
 def _controlnet(name: str, base: checkpoint.Checkpoint) -> Any:
