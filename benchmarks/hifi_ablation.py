@@ -4,7 +4,7 @@ benchmarks/results/hifi-ablation.json.
 Textual inversion, then with the subject's mask, regularisation, step-wise rows, reference guidance; and a fine-tune in
 DreamBooth's manner without and with guidance. Each row draws from the same noise, compared with the one before it.
 Learned subjects and drawn cells are cached in runs/grid, so a stopped run goes on. `--sweep` tries weights of the
-regularisation instead.
+regularisation instead, `--attention` measures how widely a subject's rows are attended to at each step (Figure 3).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from grid import CACHE, KINDS, Case, Draw, Method, cases, model, pictures, run, table
+from grid import CACHE, KINDS, RESULTS, Case, Draw, Method, cases, model, pictures, run, table
 from likeness.core import files
 from likeness.core.demo import judges, sheet
 from likeness.core.denoiser import Hooks, guided
@@ -27,6 +29,7 @@ from likeness.core.hifi import guidance, subject
 from likeness.core.hifi.align import align
 from likeness.core.hifi.guidance import Guidance
 from likeness.core.hifi.inversion import Trajectory, invert
+from likeness.core.hifi.maps import SubjectMaps
 from likeness.core.hifi.reference import pick
 from likeness.core.hifi.subject import Subject, SubjectText, carry
 from likeness.training import hifi, loop
@@ -183,10 +186,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=400, help="of the first stage; 1000 in the paper")
     parser.add_argument("--rows", nargs="+", default=list(TABLE), choices=list(TABLE))
     parser.add_argument("--sweep", action="store_true", help="weights of the regularisation, on half of the subjects")
+    parser.add_argument("--attention", action="store_true", help="of the step-wise rows, on all of the subjects")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     subjects = cases(options.subjects, KINDS)
+    if options.attention:
+        measure_attention(subjects, options.steps)
+        return
     half = subjects[: max(1, options.subjects // 2)]
     if options.sweep:
         rows = {f"w_s {w:g}": replace(TABLE["+ regularisation"], regularisation=w) for w in WEIGHTS}
@@ -197,6 +204,30 @@ def main(argv: list[str] | None = None) -> None:
     if any(row.led for row in rows.values()):
         guided_rows = {name: row for name, row in rows.items() if row.led or replace(row, led=True) in rows.values()}
         report("hifi-guidance", guided_rows, half, options.steps)
+
+
+def measure_attention(subjects: Sequence[Case], steps: int, seeds: int = 4) -> None:
+    """How evenly places look at a subject's step-wise rows: entropy as a share of the largest, by timestep."""
+    loaded, _ = model()
+    times, null, found = loaded.denoiser.schedule.timesteps(STEPS), loaded.text(""), {}
+    noise = torch.randn(seeds, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    for case in subjects:
+        what, prompt = learned(case, TABLE["+ step-wise"], steps), f"a photo of a {case.word} on the beach"
+        maps = SubjectMaps(what.mark, what.count)
+        hooks = replace(SubjectText(what).hooks, attention=maps)
+        text = carry(loaded.text(prompt), prompt, loaded.text.tokenize, what)
+        with torch.no_grad():
+            sample(loaded.denoiser.schedule, guided(loaded.denoiser, text, null, WEIGHT, hooks), noise, times)
+        found[case.name] = {t: round(evenness(looked), 4) for t, looked in sorted(maps.seen.items(), reverse=True)}
+        print(f"{case.name}: {found[case.name]}", flush=True)
+    path = files.write_atomically(RESULTS / "hifi-attention.json", (json.dumps(found, indent=1) + "\n").encode())
+    print(f"wrote {path}")
+
+
+def evenness(looked: Tensor) -> float:
+    """Mean entropy of maps (n, h, w), as a share of the largest there is."""
+    p = looked.flatten(1) / looked.flatten(1).sum(1, keepdim=True)
+    return float((-(p * p.clamp_min(1e-12).log()).sum(1) / math.log(p.shape[1])).mean())
 
 
 def report(name: str, rows: dict[str, Row], subjects: Sequence[Case], steps: int) -> None:

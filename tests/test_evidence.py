@@ -476,7 +476,7 @@ def test_claims_are_judged_by_their_intervals():
 def test_there_are_the_32_claims_and_nothing_is_claimed_without_numbers():
     assert [c.number for c in CLAIMS] == list(range(1, 33))
     judged = claims.judged(comparison.blank())
-    assert all(c["verdict"] in ("not testable here", "not yet measured") or c["number"] in (9, 14, 16) for c in judged)
+    assert all(c["verdict"] in ("not testable here", "not yet measured") or c["number"] in (9, 14, 15, 16) for c in judged)
     assert [c["number"] for c in judged if c["verdict"] == "not testable here"] == [7, 8]
     assert all(c["note"] for c in judged if c.get("verdict") == "not testable here")
 
@@ -493,7 +493,7 @@ def test_every_claim_that_has_a_check_is_judged_once_all_rows_are_measured(bench
     verdicts = {c["number"]: c["verdict"] for c in claims.judged(found)}
     still_open = [n for n, verdict in verdicts.items() if verdict == "not yet measured"]
     # some come from other benchmarks' results, which may be missing
-    assert set(still_open) - {16, 17, 18, 19, 20, 21, 22, 27, 28, 31} == {14, 15}
+    assert set(still_open) - {15, 16, 17, 18, 19, 20, 21, 22, 27, 28, 31} == {14}
     assert verdicts[26] == verdicts[9] == "reproduced"
 
 

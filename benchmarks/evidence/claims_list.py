@@ -6,6 +6,9 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
+from likeness.core.metrics.similarity import Interval
+from likeness.training.comparison import interval
+
 from .claims import (
     BASELINES,
     Claim,
@@ -16,6 +19,7 @@ from .claims import (
     costs_nothing,
     ends_below,
     falls_less,
+    found_that,
     from_file,
     grows,
     kept,
@@ -64,6 +68,18 @@ def _replacement(found: Any) -> list[Finding]:
     share, outside = found["means"]["recognised"], found["means"]["outside, against null texts"]
     text = f"new subject recognised in {share:.0%} of photos; outside of both {outside:.1f} dB to the same photo"
     return [Finding(f"{text}; no region was given", share > 0.5 and outside > 20)]
+
+
+def _attention(found: Any) -> list[Finding]:
+    """Entropies fall from the noisiest to the cleanest step, surely over subjects."""
+    values = {name: list(each.values()) for name, each in found.items()}
+    ends = {name: [own[-1] - own[0]] for name, own in values.items()}
+    return [found_that("entropy of the rows' maps, cleanest less noisiest step", interval(ends), -1)]
+
+
+def _copied(found: Any) -> list[Finding]:
+    gain = Interval(**found["against"]["+ mask"]["background"])
+    return [found_that("places drawn as asked, with the mask less without", gain, 1)]
 
 
 def _maps(found: Any) -> list[Finding]:
@@ -115,7 +131,9 @@ CLAIMS = (
           "structure, late guidance harms", "section 3.3", together(from_file("hifi.json", _more_steps), unmeasured()),
           "of the three, the number of steps J is measured"),
     Claim(15, H, "the learned rows look everywhere at noisy steps and at details at clean ones; Textual Inversion "
-          "copies backgrounds", "Figures 3, 6", note="there is a viewer of these maps, but no measure of them yet"),
+          "copies backgrounds", "Figures 3, 6",
+          together(from_file("hifi-attention.json", _attention), from_file("hifi-ablation.json", _copied)),
+          "our measures: the entropy of the maps, of the largest; places drawn as asked, with and without the mask"),
     Claim(16, H, "replaces a subject without being told where it is", "Figures 5, 7",
           from_file("replacement.json", _replacement),
           "our measure: recognised in more than half of the photos, above 20 dB outside"),
