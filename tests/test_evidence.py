@@ -476,7 +476,9 @@ def test_claims_are_judged_by_their_intervals():
 def test_there_are_the_32_claims_and_nothing_is_claimed_without_numbers():
     assert [c.number for c in CLAIMS] == list(range(1, 33))
     judged = claims.judged(comparison.blank())
-    assert all(c["verdict"] in ("not testable here", "not yet measured") or c["number"] in (9, 14, 15, 16) for c in judged)
+    assert all(
+        c["verdict"] in ("not testable here", "not yet measured") or c["number"] in (9, 14, 15, 16) for c in judged
+    )
     assert [c["number"] for c in judged if c["verdict"] == "not testable here"] == [7, 8]
     assert all(c["note"] for c in judged if c.get("verdict") == "not testable here")
 

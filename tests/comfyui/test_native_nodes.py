@@ -1,7 +1,7 @@
 """ComfyUI's own nodes on the embedded model: it must behave like any checkpoint."""
 
 import pytest
-from PIL import ImageStat
+from PIL import ImageChops, ImageStat
 
 from .graphs import hello, node
 
@@ -79,6 +79,18 @@ def test_subject_through_the_autoencoder_and_inpainting(server):
     )
     graph["5"]["inputs"].update(latent_image=["m", 0], denoise=0.8)
     pictures(server, graph)
+
+
+def test_the_depth_controlnet_that_comes_with_the_pack(server):
+    graph = short(
+        d=node("LikenessDemoSubject", kind="cat", count=1),
+        c=node("ControlNetLoader", control_net_name="depth.safetensors"),
+        a=node("ControlNetApplyAdvanced", positive=["2", 0], negative=["3", 0], control_net=["c", 0], image=["d", 5]),
+    )
+    plain = pictures(server, graph)[0]
+    graph["5"]["inputs"].update(positive=["a", 0], negative=["a", 1])
+    shown = pictures(server, graph)[0]
+    assert max(ImageStat.Stat(ImageChops.difference(plain, shown)).mean) > 2
 
 
 def test_custom_sampling_nodes(server):

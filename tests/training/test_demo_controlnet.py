@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from likeness.core import checkpoint, controlnet, files
-from likeness.core.demo import MODEL, world
+from likeness.core.demo import MODEL, judges, sheet, world
 from likeness.training import demo_controlnet
 from likeness.training.demo_controlnet import Config
 from likeness.training.demo_lora import weights_hash
@@ -122,3 +122,31 @@ def test_the_hint_arrives_from_the_first_step(model):
     shown = torch.stack([world.sample(i).depth for i in range(4)]).expand(-1, 3, -1, -1)
     with torch.no_grad():
         assert network.controlnet_cond_embedding(shown).std(0).mean() > 1e-3  # diffusers' own start: 0
+
+
+SHIPPED = MODEL.parent / "controlnet" / "depth.safetensors"
+
+
+def test_what_ships_is_small_and_made_for_the_embedded_model(model):
+    header = files.peek(SHIPPED)
+    assert SHIPPED.stat().st_size < 2_500_000
+    assert (header.kind, header.base) == ("controlnet", "context-192") and header.settings["steps"] >= 1000
+    assert header.source == weights_hash(model.denoiser.unet)
+
+
+def test_what_ships_draws_the_shapes_that_it_is_shown(model):
+    """Subjects stand where the depth has them, and are as large, by the judge that finds subjects."""
+    segments, overlap = judges.segments(), {"plain": [], "shown": []}
+    for i, kind in enumerate(("cat", "car", "robot", "teapot")):
+        (subject,) = world.held_out_subjects(1, kind)
+        (photo,) = world.photos(subject, 1, i, style="photo", background="beach", view="front", accessory=None)
+        network = controlnet.load(SHIPPED, model.denoiser.unet)
+        hint = photo.depth[None].expand(-1, 3, -1, -1)
+        drawer_of_depth = replace(model, denoiser=controlnet.Controlled(model.denoiser, network, hint))
+        noise = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(i))
+        for name, drawer in (("plain", model), ("shown", drawer_of_depth)):
+            drawn = sheet.text_to_image(drawer, f"a photo of a {kind} on the beach", noise, steps=8, guidance=4.0)
+            found, wanted = segments(drawn) > 0.5, photo.mask[None] > 0.5
+            overlap[name].append(float((found & wanted).sum() / (found | wanted).sum()))
+    plain, shown = (sum(values) / len(values) for values in overlap.values())
+    assert shown > plain + 0.15, overlap
