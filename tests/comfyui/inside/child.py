@@ -53,6 +53,9 @@ def main():
 
     pack = load(PACK, Path(job["repository"]) / "__init__.py")
     script = load("inside_script", job["script"])
+    import comfy.utils
+
+    comfy.utils.PROGRESS_THROTTLE_MIN_INTERVAL = 0.0  # scripts stop at certain steps, however fast these are
     with torch.inference_mode() if job["inference_mode"] else contextlib.nullcontext():
         write_result(folder, script.main(pack, **job["inputs"]) or {})
 
