@@ -200,7 +200,7 @@ def networks(bench):
     return methods.entries(bench)
 
 
-def test_networks_are_picked_up_where_they_are(bench, case, plain, networks, tmp_path):
+def test_networks_are_picked_up_where_they_are(bench, case, plain, networks, tmp_path, monkeypatch):
     nowhere = replace(bench, weights=tmp_path)
     assert "no retrinet.safetensors in" in methods.entries(nowhere)["RetriNet"].missing(nowhere)
     assert "no toffeenet.safetensors in" in methods.entries(nowhere)["Toffee with Refiner"].missing(nowhere)
@@ -209,7 +209,8 @@ def test_networks_are_picked_up_where_they_are(bench, case, plain, networks, tmp
     ].missing(nowhere)
     assert not networks["RetriNet"].missing(bench) and not networks["Toffee with Refiner"].missing(bench)
     assert "was trained on another U-Net (another)" in networks["RetriNet a"].missing(bench)
-    # blank ones change nothing
+    # blank ones change nothing, without the depth that they are drawn by
+    monkeypatch.setattr(ours, "DEPTH", tmp_path / "none")
     assert (draw(bench, case, networks["RetriNet"].build) - plain).abs().max() < 1e-4
     assert (draw(bench, case, networks["RetriNet, cached"].build) - plain).abs().max() < 1e-4
     toffee = draw(replace(bench, guidance=ours.TOFFEE_GUIDANCE), case, learned.foundation)
@@ -222,6 +223,8 @@ def test_a_depth_controlnet_is_used_where_there_is_one(bench, tmp_path):
 
     denoiser, own = bench.model.denoiser, replace(bench, name="another", weights=tmp_path)
     assert ours.controlled(own, denoiser) is denoiser
+    shipped = ours.controlled(replace(bench, weights=tmp_path), denoiser)
+    assert shipped.inner is denoiser and bool(shipped.network.controlnet_mid_block.weight.any())
     ControlNetModel.from_unet(denoiser.unet).save_pretrained(tmp_path / "controlnet")
     found = ours.controlled(own, denoiser)
     assert found.inner is denoiser and found.hint.shape == (1, 3, 128, 128) and bool((found.hint == 0.5).all())

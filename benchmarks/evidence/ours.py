@@ -207,6 +207,7 @@ def free_retrieval(bench: Bench, case: Case) -> Customised:
 # --- Toffee ----------------------------------------------------------------------------------------------------------
 
 TOFFEE_GUIDANCE = 3.0
+DEPTH = MODEL.parent / "controlnet" / "depth.safetensors"
 NOISED = 0.5  # t_0 of the Refiner, as a share of the schedule
 
 
@@ -234,7 +235,7 @@ def controlled(bench: Bench, denoiser: DiffusersDenoiser) -> Any:
     """The model under a depth ControlNet that sees a constant depth (view change); the model alone without one."""
     places = [bench.weights / "controlnet", bench.weights / "controlnet.safetensors"]
     if bench.name == "demo":
-        places.append(MODEL.parent / "controlnet" / "depth.safetensors")
+        places.append(DEPTH)
     found = next((p for p in places if p.is_file() or (p / "config.json").is_file()), None)
     if found is None:
         return denoiser
