@@ -18,11 +18,9 @@ from ..core import checkpoint, control_lora, files, weights
 from ..core.attention import base_of
 from ..core.demo import MODEL, world
 from . import loop
-from .demo_lora import weights_hash
-from .demo_model import Pictures, encode
+from .demo_lora import make_loss, weights_hash
+from .demo_model import Pictures, encode, rendered
 from .processes import accelerated
-from .tokenizer import LENGTH
-from .weighting import snr_weight
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,13 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
         (tower,) = model.text.towers
         unet, text = weights_hash(model.denoiser.unet), weights_hash(tower.model)
         network, parameters = begin(model.denoiser.unet, config.rank, config.loop.seed)
+
+        def predict(z: Tensor, t: Tensor, words: Tensor, chosen: Tensor) -> Tensor:
+            return under(model.denoiser.unet, network, z, t, words, hints(depth[chosen]).to(z.device))
+
         trainer = loop.Trainer(
             parameters,
-            make_loss(model, network, pictures, depth, latents, config),
+            make_loss(model, pictures, latents, config.batch, config.silent, predict),
             config.loop,
             config.work / "controlnet.safetensors",
             f"{unet} {text} {known} {config.rank} {config.silent} {config.batch}",
@@ -98,16 +100,7 @@ def settings_of(config: Config, trainer: loop.Trainer) -> dict[str, Any]:
 
 def render(count: int, cache: Path) -> tuple[Pictures, Tensor]:
     """The world's pictures of seeds 0..count-1 and their depth, uint8 (N, 1, 128, 128), 255 nearest."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    kept = files.load(cache, kind="depth")[0] if cache.exists() else {}
-    # a cache from before the world was redrawn does not fit its captions
-    if not kept or any((kept["drawn"][i].numpy() != _drawn(i)).any() for i in (0, count // 2, count - 1)):
-        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            kept = {"drawn": torch.stack([torch.from_numpy(a) for a in pool.map(_drawn, range(count), chunksize=50)])}
-        files.save(cache, kept, files.Header(kind="depth"))
-    images, depth = kept["drawn"].split((3, 1), 1)
+    images, depth = rendered(count, cache, "depth", _drawn).split((3, 1), 1)
     return Pictures(images, [world.sample_scene(seed) for seed in range(count)]), depth
 
 
@@ -142,8 +135,8 @@ def begin(unet: Any, rank: int, seed: int) -> tuple[Any, dict[str, Tensor]]:
 def _open_eyes(embedding: nn.Module) -> None:
     """Start the layers that see the hint so that it arrives (He et al. 2015), also in the last one **[ours]**.
 
-    As diffusers starts them a depth map's effect shrinks to a hundred-thousandth of the latent's, and is learned only
-    after thousands of steps. The zero convolutions alone make the ControlNet nothing at first.
+    As diffusers starts them a depth map's effect shrinks to a hundred-thousandth of the latent's. The zero convolutions
+    alone make the ControlNet nothing at first.
     """
     for layer in weights.layers_of(embedding).values():
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -157,30 +150,6 @@ def _changed(low: weights.Delta, name: str) -> Callable[..., Tensor]:
 def hints(depth: Tensor) -> Tensor:
     """Depth uint8 (B, 1, H, W) as a ControlNet sees it, (B, 3, H, W) in 0..1, 1 nearest."""
     return depth.expand(-1, 3, -1, -1) / 255
-
-
-def make_loss(
-    model: checkpoint.Checkpoint, network: Any, pictures: Pictures, depth: Tensor, latents: Tensor, config: Config
-) -> loop.Loss:
-    """Noise prediction under the ControlNet, as the base was trained, weighted by SNR, some prompts dropped."""
-    unet, schedule, (tower,) = model.denoiser.unet, model.denoiser.schedule, model.text.towers
-    weight, device, batch = snr_weight(schedule), unet.device, config.batch
-
-    def loss(step: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(latents), (batch,), generator=generator)
-        captions = pictures.captions(chosen.tolist(), int(torch.randint(2**31, (), generator=generator)))
-        dropped = torch.rand(batch, generator=generator) < config.silent
-        captions = ["" if d else c for c, d in zip(captions, dropped)]
-        ids = tower.tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        with torch.no_grad():
-            words = tower.model(ids.to(device)).last_hidden_state
-        t = schedule.stratified(batch, generator)
-        z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
-        noisy = schedule.noise(z0, eps, t).to(device)
-        answer = under(unet, network, noisy, t.to(device), words, hints(depth[chosen]).to(device))
-        return ((answer - eps.to(device)).square().mean((1, 2, 3)) * weight[t].to(device)).mean()
-
-    return loss
 
 
 def under(unet: Any, network: Any, z: Tensor, t: Tensor, words: Tensor, hint: Tensor) -> Tensor:

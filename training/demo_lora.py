@@ -29,6 +29,7 @@ KIND = "lora"
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 LUMA = (0.299, 0.587, 0.114)
 Colour = tuple[int, int, int]
+Predict = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -163,22 +164,35 @@ def kohya(parameters: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
     return tensors
 
 
-def make_loss(model: checkpoint.Checkpoint, pictures: Pictures, latents: Tensor, batch: int) -> loop.Loss:
-    """Noise prediction as the base was trained, weighted by SNR, one prompt in ten dropped."""
+def make_loss(
+    model: checkpoint.Checkpoint,
+    pictures: Pictures,
+    latents: Tensor,
+    batch: int,
+    silent: float = 0.1,
+    predict: Predict | None = None,
+) -> loop.Loss:
+    """Noise prediction as the base was trained, weighted by SNR.
+
+    Args:
+        silent: share of the prompts that are dropped.
+        predict: (z (B, C, h, w), t (B,), text tokens, numbers of the pictures (B,)) to the noise; the U-Net by default.
+    """
     unet, schedule, (tower,) = model.denoiser.unet, model.denoiser.schedule, model.text.towers
     weight, device = snr_weight(schedule), unet.device
 
     def loss(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (batch,), generator=generator)
         captions = pictures.captions(chosen.tolist(), int(torch.randint(2**31, (), generator=generator)))
-        dropped = torch.rand(batch, generator=generator) < 0.1
+        dropped = torch.rand(batch, generator=generator) < silent
         captions = ["" if d else c for c, d in zip(captions, dropped)]
         ids = tower.tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
         with torch.no_grad():
             words = tower.model(ids.to(device)).last_hidden_state
         t = schedule.stratified(batch, generator)
         z0, eps = latents[chosen], torch.randn(latents[chosen].shape, generator=generator)
-        answer = unet(schedule.noise(z0, eps, t).to(device), t.to(device), words, return_dict=False)[0]
+        noisy, times = schedule.noise(z0, eps, t).to(device), t.to(device)
+        answer = predict(noisy, times, words, chosen) if predict else unet(noisy, times, words, return_dict=False)[0]
         return ((answer - eps.to(device)).square().mean((1, 2, 3)) * weight[t].to(device)).mean()
 
     return loss

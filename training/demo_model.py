@@ -132,16 +132,7 @@ class Pictures:
     @classmethod
     def render(cls, count: int, cache: Path) -> Pictures:
         """The world's pictures of seeds 0..count-1, from the cache where it is complete."""
-        from concurrent.futures import ProcessPoolExecutor
-        from multiprocessing import get_context
-
-        images = files.load(cache, kind="pictures")[0]["images"] if cache.exists() else torch.empty(0)
-        # a cache from before the world was redrawn does not fit its captions
-        if not len(images) or any((images[i].numpy() != _image(i)).any() for i in (0, count // 2, count - 1)):
-            with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-                images = torch.stack([torch.from_numpy(a) for a in pool.map(_image, range(count), chunksize=50)])
-            files.save(cache, {"images": images}, files.Header(kind="pictures"))
-        return cls(images, [world.sample_scene(seed) for seed in range(count)])
+        return cls(rendered(count, cache, "pictures", _image), [world.sample_scene(seed) for seed in range(count)])
 
     def crops(self, count: int, size: int, generator: torch.Generator) -> Tensor:
         """Random square crops in 0..1, (count, 3, size, size)."""
@@ -153,6 +144,20 @@ class Pictures:
     def captions(self, indices: list[int], seed: int) -> list[str]:
         """A fresh caption for each picture."""
         return [world.caption(*self.shown[i], random.Random(f"{seed}-{i}")) for i in indices]
+
+
+def rendered(count: int, cache: Path, kind: str, draw: Callable[[int], Any]) -> Tensor:
+    """What a function of the module's top level draws for seeds 0..count-1, from the cache where it is complete."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    images = files.load(cache, kind=kind)[0]["images"] if cache.exists() else torch.empty(0)
+    # a cache from before the world was redrawn does not fit its captions
+    if not len(images) or any((images[i].numpy() != draw(i)).any() for i in (0, count // 2, count - 1)):
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            images = torch.stack([torch.from_numpy(a) for a in pool.map(draw, range(count), chunksize=50)])
+        files.save(cache, {"images": images}, files.Header(kind=kind))
+    return images
 
 
 def _image(seed: int):

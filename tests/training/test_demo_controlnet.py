@@ -113,7 +113,7 @@ def test_depth_is_the_worlds_and_near_is_bright(config, trained, tmp_path):
         near = drawn.mask[0] > 0.5
         assert hints[i, 0][near].mean() > hints[i, 0][~near].mean()
     stale = tmp_path / "depth-4.safetensors"
-    files.save(stale, {"drawn": torch.zeros(4, 4, 128, 128, dtype=torch.uint8)}, files.Header(kind="depth"))
+    files.save(stale, {"images": torch.zeros(4, 4, 128, 128, dtype=torch.uint8)}, files.Header(kind="depth"))
     assert torch.equal(demo_controlnet.render(4, stale)[1], depth)
 
 
