@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.clip_model
+import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
@@ -49,9 +50,25 @@ def _part(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, torch.Tens
 # --- MODEL -----------------------------------------------------------------------------------------------------------
 
 
+class DemoLatents(comfy.latent_formats.SD15):
+    """SD1.5's scale, and the colours of live previews: least squares over pictures of the demo world."""
+
+    def __init__(self):
+        super().__init__()
+        self.latent_rgb_factors = [
+            [0.4198, 0.0849, -0.0562],
+            [0.1169, 0.2528, 0.0313],
+            [0.0427, 0.0615, 0.3694],
+            [-0.0040, 0.1554, 0.1468],
+        ]
+        self.latent_rgb_factors_bias = [0.2582, 0.2234, 0.1234]
+        self.taesd_decoder_name = None
+
+
 class DemoModel(comfy.supported_models.SD15):
     """SD1.5's family with the embedded model's sizes."""
 
+    latent_format = DemoLatents
     unet_config = {}
     unet_extra_config = {"num_head_channels": -1}
 

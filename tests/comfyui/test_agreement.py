@@ -19,6 +19,10 @@ def test_the_autoencoder_is_the_same(agreement):
     assert agreement["decoding"] < 1e-3 and agreement["encoding"] < 1e-3
 
 
+def test_live_previews_have_the_pictures_colours(agreement):
+    assert agreement["preview"] < 0.12  # 0.33 with Stable Diffusion 1.5's factors
+
+
 def test_hooks_that_change_nothing_leave_every_bit(agreement):
     assert agreement["untouched"] and agreement["denoiser_untouched"] and agreement["clean_after"]
     assert agreement["seen"] == [20, 7]

@@ -1,6 +1,8 @@
 """One model in both runtimes: ordinary sampling, raw outputs, hooks, gradients."""
 
 import comfy.samplers
+import latent_preview
+import numpy as np
 import torch
 from common import Everywhere, Recorder, conditioning, rel
 from likeness_in_comfyui.core import checkpoint, diffusion
@@ -28,6 +30,15 @@ def euler(model, positive, negative, noise, sigmas):
     guider.set_cfg(GUIDANCE)
     out = guider.sample(noise, torch.zeros_like(noise), comfy.samplers.ksampler("euler"), sigmas, disable_pbar=True)
     return model.model.process_latent_in(out)
+
+
+def preview_error(model, latents, pixels):
+    """Root mean square between ComfyUI's live preview of the first latents and their picture, in 0..1."""
+    latent_preview.args.preview_method = latent_preview.LatentPreviewMethod.Latent2RGB
+    shown = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+    shown = np.asarray(shown.decode_latent_to_preview(latents)) / 255
+    small = torch.nn.functional.adaptive_avg_pool2d(pixels[0], 16).movedim(0, -1).cpu().numpy()
+    return float(np.sqrt(((shown - small) ** 2).mean()))
 
 
 @torch.no_grad()
@@ -69,6 +80,8 @@ def main(pack):
     pixels = vae.decode(model.model.process_latent_out(headless)).movedim(-1, 1)
     result["decoding"] = rel(pixels, base.decode(headless))
     result["encoding"] = rel(model.model.process_latent_in(vae.encode(pixels.movedim(1, -1))), base.encode(pixels))
+
+    result["preview"] = preview_error(model, headless, pixels)
 
     # --- the same run with hooks that change nothing, then with a muted word
     marked = mark_words(positive, find_words(clip, PROMPT, ["cat"]))
