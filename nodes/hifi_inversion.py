@@ -185,7 +185,7 @@ class ReferenceGuidance(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     advanced=True,
-                    tooltip="Go on to the next step once the error falls by less than this share; 0 never does.",
+                    tooltip="Go on once the error is below this share of the largest so far; 0 never does.",
                 ),
                 entry(
                     io.Float,

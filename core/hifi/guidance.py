@@ -24,8 +24,8 @@ class Guidance:
             scale with the run's own number of steps **[ours]**.
         steps: J, Adam steps on the null text at each; more come closer to the reference.
         lr: of Adam.
-        stop: a picture is done with a timestep when an Adam step lowers its error by less than this share **[ours]**;
-            0 always takes all steps.
+        stop: a picture is done with a timestep once its error is below this share of the largest that it had; 0 always
+            takes all steps **[ours]**.
         fast: without gradients: at each guided step the region moves by this share towards the reference's latents
             instead, and `steps` is not used **[ours]**; 0 is the paper's way.
 
@@ -105,6 +105,7 @@ def reference_guided(
     path.check(timesteps, z)
     first, last = guidance.span(len(timesteps))
     inside, phi = mask.to(z).expand(len(z), -1, -1, -1) > 0.5, None
+    worst = torch.zeros(len(z), device=z.device)
     if not bool(inside.any()):
         warnings.warn("the mask vanishes at the latents' size; the picture is drawn without reference", stacklevel=2)
         first = 0
@@ -117,23 +118,23 @@ def reference_guided(
         step = Step(denoiser, negative, z, cond, weight, t, s, hooks)
         z = step.after(uncond)
         if last <= number <= first:
-            z, phi = _led(step, z, phi, path.at(i + 1), inside, guidance)
+            z, phi = _led(step, z, phi, path.at(i + 1), inside, guidance, worst)
         if watch:
             watch(i, t, z)
     return z
 
 
 def _led(
-    step: Step, plain: Tensor, phi: Tensor, target: Tensor, inside: Tensor, guidance: Guidance
+    step: Step, plain: Tensor, phi: Tensor, target: Tensor, inside: Tensor, guidance: Guidance, worst: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The step's end with its region led, and the null text that led it."""
+    """The step's end with its region led, and the null text that led it; `worst` (B,) follows the largest errors."""
     if guidance.fast:
         return torch.where(inside, torch.lerp(plain, target.to(plain), guidance.fast), plain), phi
     if not guidance.steps:
         return plain, phi
 
-    def done(error: Tensor, before: Tensor) -> Tensor:
-        return (error < before) & (error > before * (1 - guidance.stop))
+    def done(error: Tensor) -> Tensor:
+        return error < guidance.stop * worst.copy_(torch.maximum(worst, error))
 
-    phi = step.fit(phi, target, steps=guidance.steps, lr=guidance.lr, mask=inside, done=done)
+    phi = step.fit(phi, target, steps=guidance.steps, lr=guidance.lr, done=done, mask=inside)
     return torch.where(inside, step(phi), plain), phi

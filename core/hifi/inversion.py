@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -117,7 +117,7 @@ def null_text(
             cond = denoiser(z, t, positive, hooks=hooks)[0]
         step = Step(denoiser, negative, z, cond, weight, t, s, hooks)
         rate, enough = lr * (1 - 0.5 * i / len(path.timesteps)), tolerance * (1 + 2 * i)
-        phi = step.fit(phi, path.at(i + 1), steps=steps, lr=rate, done=lambda error, before, e=enough: error < e)
+        phi = step.fit(phi, path.at(i + 1), steps=steps, lr=rate, done=lambda error, e=enough: error < e)
         z = step(phi)
         nulls.append(phi)
         drawn.append(z)
@@ -172,22 +172,22 @@ class Step:
         *,
         steps: int,
         lr: float,
+        done: Callable[[Tensor], Tensor],
         mask: Tensor | None = None,
-        done=lambda error, before: torch.zeros_like(error, dtype=torch.bool),
     ) -> Tensor:
         """Move the null text by Adam, of fresh state, until the step ends at the target.
 
         Args:
             phi: (B, L, width), float32.
             target: latents at time s, (1 or B, C, H, W).
+            done: error -> bool, both (B,): which pictures stop after this step.
             mask: where to look, (1 or B, 1, H, W) of 0 and 1; None is everywhere.
-            done: `(error, error before) -> bool`, all (B,): which pictures stop after this step.
 
         Returns:
             The null text, detached.
         """
         phi = phi.detach().clone().requires_grad_(True)
-        optimiser, moving, before = torch.optim.Adam([phi], lr=lr), None, None
+        optimiser, moving = torch.optim.Adam([phi], lr=lr), None
         scale = float(self.z[0].numel())  # gradients of a mean would vanish on their way through half precision
         for _ in range(steps):
             with torch.enable_grad():
@@ -200,10 +200,8 @@ class Step:
             if moving is not None:
                 with torch.no_grad():  # those that are done stay where they are
                     phi.copy_(torch.where(moving[:, None, None], phi, kept))
-            error = error.detach()
-            finished = done(error, error if before is None else before)
+            finished = done(error.detach())
             moving = ~finished if moving is None else moving & ~finished
-            before = error
             if not bool(moving.any()):
                 break
         return phi.detach()

@@ -8,6 +8,7 @@ from hifi_cases import PREDICTIONS, latents, random_denoiser, text
 from likeness.core.denoiser import guided
 from likeness.core.diffusion import sample
 from likeness.core.hifi import guidance as leading
+from likeness.core.hifi import inversion
 from likeness.core.hifi.inversion import invert, null_text
 
 STEPS = 10
@@ -176,8 +177,9 @@ def test_more_steps_come_closer_and_early_stop_stops(denoiser, timesteps, scene)
     assert error(fast=1.0) < 1e-8 < error(fast=0.3) < errors[0]
 
 
-def test_early_stop_takes_fewer_network_calls(denoiser, timesteps, scene):
+def test_early_stop_goes_on_once_the_error_is_a_share_of_the_largest(denoiser, timesteps, scene, monkeypatch):
     positive, negative, z, path, mask = scene
+    errors, measured, calls = [], inversion.masked_mean, []
 
     class Counting:
         schedule, calls = denoiser.schedule, 0
@@ -186,13 +188,21 @@ def test_early_stop_takes_fewer_network_calls(denoiser, timesteps, scene):
             self.calls += 1
             return denoiser(*args, **kwargs)
 
-    calls = []
-    for stop in (0.0, 0.5):
+    monkeypatch.setattr(inversion, "masked_mean", lambda *args: errors.append(measured(*args)) or errors[-1])
+    for stop in (0.0, 0.9):
+        errors.clear()
         counting = Counting()
-        settings = leading.Guidance(steps=6, stop=stop)
+        settings = leading.Guidance(steps=6, lr=0.1, stop=stop)
         leading.reference_guided(counting, positive, negative, z, timesteps, path, mask, 5.0, settings)
         calls.append(counting.calls)
-    assert calls[0] == 10 + 7 * 7 and calls[1] < 0.7 * calls[0]
+        largest, taken = 0.0, [0]
+        for error in (float(e.detach()) for e in errors):
+            largest, taken[-1] = max(largest, error), taken[-1] + 1
+            if error < stop * largest or taken[-1] == 6:
+                taken.append(0)
+        assert len(taken) == 7 + 1 and taken[-1] == 0
+        assert counting.calls == 10 + sum(taken) + 7
+    assert calls[0] == 10 + 7 * 7 > calls[1]
 
 
 def test_masks_at_latent_size(denoiser, timesteps, scene):
