@@ -1,5 +1,5 @@
 """All workflows that come with the pack: file name in workflows/ -> the graph that it is built from."""
 
-from . import graphs, hifi_graphs
+from . import graphs, hifi_graphs, retrinet_graphs
 
-WORKFLOWS = {**graphs.WORKFLOWS, **hifi_graphs.WORKFLOWS}
+WORKFLOWS = {**graphs.WORKFLOWS, **hifi_graphs.WORKFLOWS, **retrinet_graphs.WORKFLOWS}
