@@ -40,7 +40,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 SHOWN = ("car", "teapot")
 STEPS, WEIGHT = 25, 5.0
 GUIDE = Guidance(steps=5)
-WEIGHTS = (0.0, 0.001, 0.003, 0.01, 0.03)
+WEIGHTS = (0.0, 0.003, 0.01, 0.03, 0.1)
 FINE_TUNE = loop.Settings(steps=200, lr=1e-4, every=100)
 
 
@@ -50,7 +50,7 @@ class Row:
 
     masked: bool = True
     start: str = "null"
-    regularisation: float = 0.01
+    regularisation: float = 0.03
     timesteps: int = 50
     fine_tuned: bool = False
     led: bool = False

@@ -58,7 +58,7 @@ class TrainHiFi(io.ComfyNode):
                 entry(
                     io.Float,
                     "regularisation",
-                    default=0.01,
+                    default=0.03,
                     min=0.0,
                     max=1000.0,
                     step=0.001,

@@ -21,7 +21,7 @@ def learn(steps=600, timesteps=25, sampling=25):
 
 def train(steps, timesteps):
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images": ["4", 0], "mask": ["4", 1]}
-    advanced = {"regularisation": 0.01, "learning_rate": 0.005, "rows": 5, "steps_each": 10}
+    advanced = {"regularisation": 0.03, "learning_rate": 0.005, "rows": 5, "steps_each": 10}
     shape = {"batch_size": 4, "size": 0, "fit": "crop", "preview_every": 100}
     settings = {"prompt": f"a photo of a {WORD}", "word": WORD, "steps": steps, "timesteps": timesteps, "seed": 0}
     return node("LikenessTrainHiFi", **links, **settings, **advanced, **shape)
