@@ -162,7 +162,7 @@ def test_without_steps_there_is_the_one_substitution(denoiser, timesteps, scene)
     assert torch.equal(ours, z)
 
 
-def test_more_steps_come_closer_and_early_stop_stops(denoiser, timesteps, scene):
+def test_more_steps_come_closer(denoiser, timesteps, scene):
     positive, negative, z, path, mask = scene
     args = (denoiser, positive, negative, z, timesteps, path, mask, 5.0)
 
