@@ -40,7 +40,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 SHOWN = ("car", "teapot")
 STEPS, WEIGHT = 25, 5.0
 GUIDE = Guidance(steps=5)
-WEIGHTS = (0.0, 0.003, 0.01, 0.03, 0.1)
+WEIGHTS = (0.0, 0.01, 0.03, 0.1)
 FINE_TUNE = loop.Settings(steps=200, lr=1e-4, every=100)
 
 

@@ -132,8 +132,61 @@ def replaced():
     )
 
 
+def placed():
+    """Toffee's editing: a subject that nothing was trained for, drawn under a mask in a photo; the rest stays."""
+    graph = {
+        "1": node("CLIPTextEncode", "Prompt", text="a photo of a cat in the snow"),
+        "2": node("CLIPTextEncode", "Negative prompt", text=""),
+        "3": node("LikenessEncodeDINO", "The subject", dino="demo (built in)"),
+        "4": node("LikenessApplyDINO", dino=["3", 0], strength=1.0, start_percent=0.0, end_percent=1.0),
+        "5": node("GrowMask", expand=6, tapered_corners=True),
+        "6": node("LikenessToffeeInputs", positive=["1", 0], negative=["2", 0], mask=["5", 0], noise_mask=True),
+        "7": node(
+            "KSampler",
+            model=["4", 0],
+            positive=["6", 0],
+            negative=["6", 1],
+            latent_image=["6", 2],
+            seed=9,
+            steps=30,
+            cfg=3.0,
+            sampler_name="euler",
+            scheduler="normal",
+            denoise=1.0,
+        ),
+        "8": node("VAEDecode", samples=["7", 0]),
+        "9": node("ImageCompositeMasked", source=["8", 0], mask=["5", 0], x=0, y=0, resize_source=False),
+    }
+    return Blueprint(
+        about="Draws a subject under a mask in a photo, from one picture of it and without training.",
+        graph=graph,
+        sockets={
+            "model": ("MODEL", [("4", "model")]),
+            "clip": ("CLIP", [("1", "clip"), ("2", "clip")]),
+            "vae": ("VAE", [("6", "vae"), ("8", "vae")]),
+            "adapter": ("LIKENESS_DINO_ADAPTER", [("4", "adapter")]),
+            "subject": ("IMAGE", [("3", "image")]),
+            "photo": ("IMAGE", [("6", "pixels"), ("9", "destination")]),
+            "photo mask": ("MASK", [("5", "mask")]),
+            "subject mask (optional)": ("MASK", [("3", "mask")]),
+        },
+        widgets={
+            "prompt": [("1", "text")],
+            "negative prompt": [("2", "text")],
+            "seed": [("7", "seed")],
+            "steps": [("7", "steps")],
+            "cfg": [("7", "cfg")],
+            "subject strength": [("4", "strength")],
+            "grow mask": [("5", "expand")],
+            "dino": [("3", "dino")],
+        },
+        outputs={"image": ("9", 0), "what the DINO saw": ("3", 1)},
+    )
+
+
 BLUEPRINTS = {
     "Draw Subject Led by a Photo (HiFi Tuner)": led,
     "Replace Subject in a Photo (HiFi Tuner)": replaced,
+    "Put Subject into a Photo (Toffee)": placed,
 }
 CATEGORY = "likeness"

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ..blueprints import BLUEPRINTS
 from ..graphs import five_photos, node
 from ..hifi_graphs import WORD, train
 from ..launch import REPOSITORY
@@ -75,7 +76,7 @@ def test_another_subject_in_a_photo(server, tmp_path, learned):
     assert replaced.size == again.size == (128, 128) and replaced.tobytes() != again.tobytes()
 
 
-@pytest.mark.parametrize("name", [LED, REPLACED])
+@pytest.mark.parametrize("name", BLUEPRINTS)
 def test_the_file_opens_as_a_workflow_too(server, tmp_path, name):
     """ComfyUI without a library of blueprints still opens the files."""
     shown = browse(server, workflow=REPOSITORY / "subgraphs" / f"{name}.json", png=tmp_path / "page.png")
