@@ -2,20 +2,20 @@
 
 * refine: the foundation model draws a held-out subject's kind, the Refiner gives it the subject's patches.
 * views: the View Generator draws held-out subjects from one photo; who it is and from where, by the judges.
+* generate: ToffeeNet draws held-out subjects from one photo each, beside what the foundation model draws of their kind.
 * edit: ToffeeNet draws a subject inside a mask of a photo; outside, after compositing, the photo has to be left alone.
 * segmented: what plain and segmented metrics say of the same subject elsewhere and of another one in its place.
-* variants: ToffeeNets trained with other pairs (editing, generation, both) and reconstruction probabilities (Toffee,
-  Tables 2 and 3), each measured on held-out subjects with a constant depth and with the photo's.
 
-Strength, whole against segmented photos, and other methods are in `python benchmarks/evidence`. Adapters are those that
-come with the pack, or `--folder`; trained variants are kept in runs/toffee. Written to results/toffee-quality.json.
+Strength, whole against segmented photos, and other methods are in `python benchmarks/evidence`, other trainings of
+ToffeeNet in `toffee_variants.py`. Adapters are those that come with the pack, or `--folder`. Written to
+results/toffee-quality.json.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,7 @@ import torch
 from grid import RESULTS, Case, asked_of, cases, model
 from likeness.core.controlnet import Controlled
 from likeness.core.controlnet import load as load_controlnet
-from likeness.core.demo import judges, sheet, world
+from likeness.core.demo import MODEL, judges, sheet, world
 from likeness.core.demo.judges import Panel
 from likeness.core.denoiser import guided
 from likeness.core.diffusers import DiffusersDenoiser
@@ -34,23 +34,16 @@ from likeness.core.metrics.similarity import average, masked, paired_bootstrap
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.inpainting import masked_channels, widened
-from likeness.training import dino_adapter, loop, toffeenet
+from likeness.training import dino_adapter
 from likeness.training.data.pairs.draw import Adapted, Painter, Settings, noise, pasted
 from likeness.training.data.pairs.models import shipped
 from torch import Tensor
 from torch.nn import functional as F
 
 SIZE, STEPS, GUIDANCE = 128, 25, 3.0
-CACHE = Path("runs/toffee")
-PARTS = ("refine", "views", "edit", "segmented", "variants")
-CONSTANT, AS_SHOWN, AS_SEEN = "constant depth", "photo's depth", "photo's view"
+PARTS = ("refine", "views", "generate", "edit", "segmented")
+DEPTH = MODEL.parent / "controlnet" / "depth.safetensors"
 REACH = 8  # pixels that the autoencoder mixes over a mask's edge
-LOOP = loop.Settings(steps=2000, lr=3e-4, warmup=100, ema=0.995)
-LEARN = dino_adapter.Learn(what="low-rank", snr=True, batch=16, loop=LOOP)
-VARIANTS = {
-    **{pairs: {"pairs": pairs} for pairs in ("both", "generation", "editing")},
-    **{f"reconstruction {p}": {"reconstruct": p} for p in (0.25, 0.5)},
-}
 
 
 def interval(values: dict[str, Tensor]) -> list[float]:
@@ -149,13 +142,15 @@ def drawn(
     keys: Sequence[str],
     *,
     inside: tuple[Tensor, Tensor] | None = None,
-    depth: tuple[Any, Tensor] | None = None,
+    network: Any = None,
+    depth: Tensor | None = None,
 ) -> Tensor:
     """Pictures (B, 3, S, S) of the subject of a photo (1, 3, S, S).
 
     Args:
         inside: picture (1, 3, S, S) and mask (1, 1, S, S) that are edited; everything is drawn without.
-        depth: a ControlNet and the depth (1, 1, S, S) it sees.
+        network: a ControlNet.
+        depth: what it sees, (1, S, S); a constant without.
     """
     loaded = model()[0]
     adapter = adapters.load(file).eval().requires_grad_(False)
@@ -163,8 +158,9 @@ def drawn(
     picture, mask = inside or (torch.zeros_like(photo), torch.ones_like(photo[:, :1]))
     channels = masked_channels(picture, mask, loaded.encode)
     hooks = Injection(adapter, dino().tokens(photo), len(denoiser.schedule)).hooks
-    if depth is not None:
-        denoiser = Controlled(denoiser, depth[0], depth[1].expand(-1, 3, -1, -1))
+    if network is not None:
+        seen = dino_adapter.constant((SIZE, SIZE)) if depth is None else depth
+        denoiser = Controlled(denoiser, network, seen[None].expand(-1, 3, -1, -1))
     texts = [loaded.text(prompt) for prompt in prompts]
     text = replace(texts[0].with_rows(texts[1:]), channels=channels)
     null = replace(loaded.text("").with_rows([loaded.text("")] * (len(prompts) - 1)), channels=channels)
@@ -174,7 +170,26 @@ def drawn(
     return loaded.decode(latents).clamp(0, 1)
 
 
-def edit(folder: Path | None, count: int, picture: Path | None) -> dict[str, Any]:
+def generate(folder: Path | None, subjects: Sequence[Case], network: Any, picture: Path | None) -> dict[str, Any]:
+    """Numbers of both, and their differences, over subjects; depth is a constant."""
+    paint, file, found, rows = painter(folder), file_of(folder, "toffeenet"), {}, []
+    for case in subjects:
+        asked = asked_of(case)
+        keys = [f"{case.name} {i}" for i in range(len(asked))]
+        plain = paint.draw([each.prompt for each in asked], keys)
+        images = drawn(file, case.images[:1], [each.prompt for each in asked], keys, network=network)
+        before, after = (panel().score(side, asked, case.images, case.masks) for side in (plain, images))
+        for metric, values in after.items():
+            sides = {"foundation": before[metric], "ToffeeNet": values, "difference": values.float() - before[metric]}
+            for side, each in sides.items():
+                found.setdefault(side, {}).setdefault(metric, {})[case.name] = each.float()
+        rows += [(f"{case.name}: photo, foundation", torch.cat([case.images[:1], plain])), ("ToffeeNet", images)]
+    if picture is not None:
+        sheet.contact_sheet(rows, picture)
+    return {side: {metric: interval(v) for metric, v in own.items()} for side, own in found.items()}
+
+
+def edit(folder: Path | None, count: int, network: Any, picture: Path | None) -> dict[str, Any]:
     """What a subject's replacement inside a mask leaves of the rest, against the autoencoder's own error there."""
     loaded, found, rows = model()[0], {}, []
     for i, subject in enumerate(world.held_out_subjects(count)):
@@ -184,7 +199,8 @@ def edit(folder: Path | None, count: int, picture: Path | None) -> dict[str, Any
         mask = F.max_pool2d(scene.mask[None], 9, 1, 4)
         place = f"a photo of a {subject.word}"
         inside = (scene.image[None], mask)
-        made = drawn(file_of(folder, "toffeenet"), photo.image[None], [place], [f"edit {i}"], inside=inside)
+        file, key = file_of(folder, "toffeenet"), f"edit {i}"
+        made = drawn(file, photo.image[None], [place], [key], inside=inside, network=network)
         blended = pasted(scene.image[None], mask, made)
         outside = 1 - F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
         with torch.no_grad():
@@ -224,58 +240,11 @@ def segmented(count: int) -> dict[str, float]:
     return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
 
 
-def variants(
-    subjects: Sequence[Case], steps: int, controlnet: Path | None, watch: Callable[[str], None]
-) -> dict[str, Any]:
-    """Each variant's numbers, in the shape of `training.comparison`, with their intervals."""
-    network, found = None, {}
-    if controlnet is not None:
-        network = load_controlnet(controlnet, model()[0].denoiser.unet)
-    for name, changes in VARIANTS.items():
-        file = CACHE / f"{model()[1]}-{steps}-{name.replace(' ', '-')}.safetensors"
-        if not file.exists():
-            own = {k: v for k, v in changes.items() if k != "pairs"}
-            learn = replace(LEARN, **own, loop=replace(LEARN.loop, steps=steps))
-            pairs = changes.get("pairs", "both")
-            toffeenet.train(toffeenet.Config(out=file, pairs=pairs, controlnet=controlnet, learn=learn, threads=1))
-        for view in (CONSTANT, AS_SHOWN) if network else ("no depth",):
-            own = {case.name: _scores(file, case, network, view == AS_SHOWN) for case in subjects}
-            means = {m: interval({case: v[m] for case, v in own.items()}) for m in next(iter(own.values()))}
-            kept = {case: {m: [round(x, 4) for x in v.tolist()] for m, v in each.items()} for case, each in own.items()}
-            found[f"{name}, {view}"] = {"steps": steps, "means": means, "subjects": kept}
-            watch(f"{name}, {view}: {means}")
-    return {"methods": found}
-
-
-def _scores(file: Path, case: Case, network: Any, as_shown: bool) -> dict[str, Tensor]:
-    """Metric -> values by prompt of a ToffeeNet's pictures of a subject, from one photo of it, seen from the front.
-
-    Args:
-        network: a ControlNet, or None.
-        as_shown: it sees the photo's depth instead of a constant.
-    """
-    asked, photo, depth = asked_of(case), case.images[:1], None
-    if network:
-        shown = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth[None]
-        depth = network, shown if as_shown else torch.full_like(shown, 0.5)
-    keys = [f"{case.name} {i}" for i in range(len(asked))]
-    images = drawn(file, photo, [each.prompt for each in asked], keys, depth=depth)
-    found = {metric: v.float() for metric, v in panel().score(images, asked, case.images, case.masks).items()}
-    return {**found, AS_SEEN: torch.tensor([float(view == "front") for view in attributes()(images)["view"].values])}
-
-
-def _subject(case: Case) -> world.Subject:
-    kind, number = case.name.rsplit(" ", 1)
-    return world.held_out_subjects(int(number) + 1, kind)[int(number)]
-
-
 def main(
     parts: tuple[str, ...] = PARTS,
     folder: Path | None = None,
     subjects: int = 8,
     count: int = 100,
-    steps: int = 2000,
-    controlnet: Path | None = None,
     out: Path = RESULTS / "toffee-quality.json",
     pictures: Path | None = None,
 ) -> None:
@@ -284,20 +253,19 @@ def main(
     Args:
         parts: some of them.
         folder: of refiner, view-generator and toffeenet .safetensors; those that come with the pack by default.
-        subjects: held-out subjects of `refine` and `variants`.
+        subjects: held-out subjects of `refine` and `generate`.
         count: of `views`, `edit` and `segmented`.
-        steps: of each variant's training.
-        controlnet: for depth, Control-LoRA or folder.
         out: file to write.
         pictures: folder for contact sheets.
     """
     known, some = json.loads(out.read_text()) if out.exists() else {}, cases(subjects)
+    network = load_controlnet(DEPTH, model()[0].denoiser.unet)
     work = {
         "refine": lambda: refine(folder, some, pictures and pictures / "refine.png"),
         "views": lambda: views(folder, count),
-        "edit": lambda: edit(folder, count, pictures and pictures / "edit.png"),
+        "generate": lambda: generate(folder, some, network, pictures and pictures / "generate.png"),
+        "edit": lambda: edit(folder, count, network, pictures and pictures / "edit.png"),
         "segmented": lambda: segmented(count),
-        "variants": lambda: variants(some, steps, controlnet, print),
     }
     for part in parts:
         known[part] = {"base": model()[1], **work[part]()}

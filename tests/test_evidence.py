@@ -524,7 +524,7 @@ def test_claims_about_runs_of_another_benchmark(tmp_path, monkeypatch):
     seen = {"subjects": {str(i): {"photo's view": [1.0]} for i in range(3)}}
     turned = {"subjects": {str(i): {"photo's view": [0.5]} for i in range(3)}}
     variants = {"methods": {"both, photo's depth": seen, "both, constant depth": turned}}
-    (tmp_path / "toffee-quality.json").write_text(json.dumps({"variants": variants}))
+    (tmp_path / "toffee-variants.json").write_text(json.dumps(variants))
     assert by_number[31].judged(comparison.blank())["verdict"] == claims.REPRODUCED
 
 

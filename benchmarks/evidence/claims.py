@@ -252,13 +252,13 @@ def from_file(name: str, read: Callable[[Any], Sequence[Finding]], folder: Path 
     return check
 
 
-def compared_in(name: str, check: Check, part: str = "", folder: Path | None = None) -> Check:
+def compared_in(name: str, check: Check, folder: Path | None = None) -> Check:
     """A check on another benchmark's rows, kept by `training.comparison`'s shape; on none where they are missing."""
 
     def of_them(results: Results) -> list[Finding]:
         path = (folder or RESULTS) / name
         found = json.loads(path.read_text()) if path.is_file() else {}
-        return list(check({**blank(), **(found.get(part, {}) if part else found)}))
+        return list(check({**blank(), **found}))
 
     return of_them
 

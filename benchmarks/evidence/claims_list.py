@@ -42,7 +42,7 @@ RIVALS = ("DreamBooth-LoRA", "Custom Diffusion", "Textual Inversion")
 KINDS, SCALES = ("controlnet", "ip-adapter", "retrinet"), ("", ", 0.25", ", 0.5", ", 0.75")
 AS_SHOWN, TURNED = "photo's depth", "constant depth"
 references = partial(compared_in, "retrinet-claims.json")
-variants = partial(compared_in, "toffee-quality.json", part="variants")
+variants = partial(compared_in, "toffee-variants.json")
 
 
 def _toy(found: Any) -> list[Finding]:

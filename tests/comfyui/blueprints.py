@@ -140,7 +140,7 @@ def placed():
         "3": node("LikenessEncodeDINO", "The subject", dino="demo (built in)"),
         "4": node("LikenessApplyDINO", dino=["3", 0], strength=1.0, start_percent=0.0, end_percent=1.0),
         "5": node("GrowMask", expand=6, tapered_corners=True),
-        "6": node("LikenessToffeeInputs", positive=["1", 0], negative=["2", 0], mask=["5", 0], noise_mask=True),
+        "6": node("LikenessToffeeInputs", positive=["10", 0], negative=["10", 1], mask=["5", 0], noise_mask=True),
         "7": node(
             "KSampler",
             model=["4", 0],
@@ -156,6 +156,15 @@ def placed():
         ),
         "8": node("VAEDecode", samples=["7", 0]),
         "9": node("ImageCompositeMasked", source=["8", 0], mask=["5", 0], x=0, y=0, resize_source=False),
+        "10": node(
+            "ControlNetApplyAdvanced",
+            "Depth",
+            positive=["1", 0],
+            negative=["2", 0],
+            strength=1.0,
+            start_percent=0.0,
+            end_percent=1.0,
+        ),
     }
     return Blueprint(
         about="Draws a subject under a mask in a photo, from one picture of it and without training.",
@@ -168,6 +177,8 @@ def placed():
             "subject": ("IMAGE", [("3", "image")]),
             "photo": ("IMAGE", [("6", "pixels"), ("9", "destination")]),
             "photo mask": ("MASK", [("5", "mask")]),
+            "depth ControlNet": ("CONTROL_NET", [("10", "control_net")]),
+            "depth": ("IMAGE", [("10", "image")]),
             "subject mask (optional)": ("MASK", [("3", "mask")]),
         },
         widgets={
@@ -177,6 +188,7 @@ def placed():
             "steps": [("7", "steps")],
             "cfg": [("7", "cfg")],
             "subject strength": [("4", "strength")],
+            "depth strength": [("10", "strength")],
             "grow mask": [("5", "expand")],
             "dino": [("3", "dino")],
         },

@@ -1,0 +1,105 @@
+"""ToffeeNets trained in other ways: `python benchmarks/toffee_variants.py`, written to results/toffee-variants.json.
+
+Other pairs (editing, generation, both; Toffee, Table 2) and reconstruction probabilities (Table 3), each measured on
+held-out subjects with a constant depth and with the photo's. What is trained is kept in runs/toffee, so that a stopped
+run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from grid import RESULTS, Case, asked_of, cases, model
+from likeness.core.controlnet import load as load_controlnet
+from likeness.core.demo import world
+from likeness.training import dino_adapter, loop, toffeenet
+from toffee_quality import DEPTH, attributes, drawn, interval, panel
+from torch import Tensor
+
+CACHE = Path("runs/toffee")
+CONSTANT, AS_SHOWN, AS_SEEN = "constant depth", "photo's depth", "photo's view"
+LOOP = loop.Settings(steps=2000, lr=3e-4, warmup=100, ema=0.995)
+LEARN = dino_adapter.Learn(what="low-rank", snr=True, batch=16, loop=LOOP)
+VARIANTS = {
+    **{pairs: {"pairs": pairs} for pairs in ("both", "generation", "editing")},
+    **{f"reconstruction {p}": {"reconstruct": p} for p in (0.25, 0.5)},
+}
+
+
+def trained(name: str, steps: int) -> Path:
+    """A variant's adapter."""
+    file = CACHE / f"{model()[1]}-{steps}-{name.replace(' ', '-')}.safetensors"
+    if not file.exists():
+        changes = dict(VARIANTS[name])
+        pairs = changes.pop("pairs", "both")
+        learn = replace(LEARN, **changes, loop=replace(LEARN.loop, steps=steps))
+        toffeenet.train(toffeenet.Config(out=file, pairs=pairs, controlnet=str(DEPTH), learn=learn, threads=1))
+    return file
+
+
+def measured(file: Path, subjects: Sequence[Case], network: Any, as_shown: bool) -> dict[str, Any]:
+    """A variant's numbers for each subject, in the shape of `training.comparison`, with their intervals."""
+    own = {case.name: _scores(file, case, network, as_shown) for case in subjects}
+    return {
+        "means": {m: interval({case: v[m] for case, v in own.items()}) for m in next(iter(own.values()))},
+        "subjects": {
+            case: {m: [round(x, 4) for x in v.tolist()] for m, v in each.items()} for case, each in own.items()
+        },
+    }
+
+
+def _scores(file: Path, case: Case, network: Any, as_shown: bool) -> dict[str, Tensor]:
+    """Metric -> values by prompt of a ToffeeNet's pictures of a subject, from one photo of it, seen from the front.
+
+    Args:
+        network: a ControlNet.
+        as_shown: it sees the photo's depth instead of a constant.
+    """
+    asked, photo, depth = asked_of(case), case.images[:1], None
+    if as_shown:
+        depth = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth
+    keys = [f"{case.name} {i}" for i in range(len(asked))]
+    images = drawn(file, photo, [each.prompt for each in asked], keys, network=network, depth=depth)
+    found = {metric: v.float() for metric, v in panel().score(images, asked, case.images, case.masks).items()}
+    return {**found, AS_SEEN: torch.tensor([float(view == "front") for view in attributes()(images)["view"].values])}
+
+
+def _subject(case: Case) -> world.Subject:
+    kind, number = case.name.rsplit(" ", 1)
+    return world.held_out_subjects(int(number) + 1, kind)[int(number)]
+
+
+def main(
+    variants: tuple[str, ...] = tuple(VARIANTS),
+    subjects: int = 8,
+    steps: int = LOOP.steps,
+    out: Path = RESULTS / "toffee-variants.json",
+) -> None:
+    """Train what is not trained yet, measure, write.
+
+    Args:
+        variants: some of them.
+        subjects: held-out subjects.
+        steps: of each training.
+        out: file to write.
+    """
+    known, some = json.loads(out.read_text()) if out.exists() else {"methods": {}}, cases(subjects)
+    network = load_controlnet(DEPTH, model()[0].denoiser.unet)
+    for name in variants:
+        file = trained(name, steps)
+        for view in (CONSTANT, AS_SHOWN):
+            found = measured(file, some, network, view == AS_SHOWN)
+            known["methods"][f"{name}, {view}"] = {"steps": steps, "base": model()[1], **found}
+            print(f"{name}, {view}: {json.dumps(found['means'])}", flush=True)
+            out.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)
