@@ -1,6 +1,7 @@
 """What Toffee's three models do on the demo world: `python benchmarks/toffee_quality.py`.
 
 * refine: the foundation model draws a held-out subject's kind, the Refiner gives it the subject's patches.
+* blend: the same with other thresholds, shares and starts, by which the defaults were chosen.
 * views: the View Generator draws held-out subjects from one photo; who it is and from where, by the judges.
 * generate: ToffeeNet draws held-out subjects from one photo each, beside what the foundation model draws of their kind.
 * edit: ToffeeNet draws a subject inside a mask of a photo; outside, after compositing, the photo has to be left alone.
@@ -41,7 +42,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIZE, STEPS, GUIDANCE = 128, 25, 3.0
-PARTS = ("refine", "views", "generate", "edit", "segmented")
+# threshold, share, start
+BLENDS = ((0.5, 0.5, 0.6), (0.3, 0.9, 0.6), (0.1, 1.0, 0.6), (0.3, 0.9, 0.8), (0.1, 1.0, 0.8))
+PARTS = ("refine", "blend", "views", "generate", "edit", "segmented")
 DEPTH = MODEL.parent / "controlnet" / "depth.safetensors"
 REACH = 8  # pixels that the autoencoder mixes over a mask's edge
 
@@ -72,7 +75,7 @@ def file_of(folder: Path | None, name: str) -> Path:
     return folder / f"{name}.safetensors" if folder else shipped(name)
 
 
-def painter(folder: Path | None, refiner: bool = False, views: bool = False) -> Painter:
+def painter(folder: Path | None, refiner: bool = False, views: bool = False, **settings: float) -> Painter:
     """The factory's, with some of the adapters."""
     loaded = model()[0]
 
@@ -80,15 +83,17 @@ def painter(folder: Path | None, refiner: bool = False, views: bool = False) -> 
         return Adapted(loaded, adapters.load(file_of(folder, name)).eval().requires_grad_(False))
 
     parts = adapted("refiner") if refiner else None, adapted("view-generator") if views else None
-    return Painter(loaded, dino(), *parts, None, Settings(size=SIZE, steps=STEPS))
+    return Painter(loaded, dino(), *parts, None, Settings(size=SIZE, steps=STEPS, **settings))
 
 
 # --- Refiner, View Generator -----------------------------------------------------------------------------------------
 
 
-def refine(folder: Path | None, subjects: Sequence[Case], picture: Path | None) -> dict[str, Any]:
+def refine(
+    folder: Path | None, subjects: Sequence[Case], picture: Path | None = None, **settings: float
+) -> dict[str, Any]:
     """Differences that refining makes, over subjects."""
-    paint, gains, rows = painter(folder, refiner=True), {}, []
+    paint, gains, rows = painter(folder, refiner=True, **settings), {}, []
     for case in subjects:
         asked = asked_of(case)
         keys = [f"{case.name} {i}" for i in range(len(asked))]
@@ -106,6 +111,12 @@ def refine(folder: Path | None, subjects: Sequence[Case], picture: Path | None) 
     if picture is not None:
         sheet.contact_sheet(rows, picture)
     return {name: interval(values) for name, values in gains.items()}
+
+
+def blend(folder: Path | None, subjects: Sequence[Case]) -> dict[str, Any]:
+    """The same for each of `BLENDS`."""
+    names = ("threshold", "share", "start")
+    return {", ".join(map(str, each)): refine(folder, subjects, **dict(zip(names, each))) for each in BLENDS}
 
 
 def views(folder: Path | None, count: int) -> dict[str, float]:
@@ -262,6 +273,7 @@ def main(
     network = load_controlnet(DEPTH, model()[0].denoiser.unet)
     work = {
         "refine": lambda: refine(folder, some, pictures and pictures / "refine.png"),
+        "blend": lambda: blend(folder, some[:4]),
         "views": lambda: views(folder, count),
         "generate": lambda: generate(folder, some, network, pictures and pictures / "generate.png"),
         "edit": lambda: edit(folder, count, network, pictures and pictures / "edit.png"),

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..core.toffee.matching import SHARE, THRESHOLD
 from . import vision
 from .schema import entry, result, schema
 from .texts import shown
@@ -78,7 +79,7 @@ class BlendDINO(io.ComfyNode):
                 entry(
                     io.Float,
                     "threshold",
-                    default=0.5,
+                    default=THRESHOLD,
                     min=-1.0,
                     max=1.0,
                     step=0.01,
@@ -87,7 +88,7 @@ class BlendDINO(io.ComfyNode):
                 entry(
                     io.Float,
                     "share",
-                    default=0.5,
+                    default=SHARE,
                     min=0.0,
                     max=1.0,
                     step=0.05,

@@ -36,6 +36,7 @@ from likeness.core.toffee import tokens
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.inpainting import masked_channels, widened
 from likeness.training import hifi, infusion, loop
+from likeness.training.data.pairs.draw import Settings
 from likeness.training.dino_adapter import constant
 from torch import Tensor
 
@@ -208,7 +209,7 @@ def free_retrieval(bench: Bench, case: Case) -> Customised:
 
 TOFFEE_GUIDANCE = 3.0
 DEPTH = MODEL.parent / "controlnet" / "depth.safetensors"
-NOISED = 0.5  # t_0 of the Refiner, as a share of the schedule
+NOISED = Settings().start  # t_0 of the Refiner, as a share of the schedule
 
 
 def toffee(bench: Bench, case: Case, strength: float = 1.0, alone: bool = False, refined: bool = False,
@@ -244,7 +245,7 @@ def controlled(bench: Bench, denoiser: DiffusersDenoiser) -> Any:
 
 
 def refine(bench: Bench, case: Case, known: Customised) -> Customised:
-    """Details put right from the subject's patches (Toffee, section 2.1): noised half way, drawn by blended tokens."""
+    """Details put right from the subject's patches (Toffee, section 2.1): noised part of the way, drawn by both's."""
     path, denoiser = weights_of(bench, "refiner.safetensors"), bench.model.denoiser
     adapter, dino = adapters.load(path).to(denoiser.unet.device), bench.models.dino
     masks = None if case.masks is None else case.masks[:1]
@@ -257,7 +258,8 @@ def refine(bench: Bench, case: Case, known: Customised) -> Customised:
         mixed, _, _ = tokens.blended(tokens.encode(dino, adapter.dino, bench.model.decode(first).cpu()), own)
         hooks = Injection(adapter, mixed.tokens.to(denoiser.unet.device), len(denoiser.schedule)).hooks
         z = denoiser.schedule.noise(first, noise, times[0])
-        return sample(denoiser.schedule, guided(denoiser, bench.text(""), bench.text(""), 1.0, hooks), z, times)
+        predict = guided(denoiser, bench.text(""), bench.text(""), TOFFEE_GUIDANCE, hooks)
+        return sample(denoiser.schedule, predict, z, times)
 
     costs = {**known.costs, "storage": known.costs["storage"] + path.stat().st_size}
     return replace(known, latents=latents, costs=costs)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+THRESHOLD, SHARE = 0.3, 0.9  # measured on the demo world: python benchmarks/toffee_quality.py --parts blend
+
 
 @dataclass(frozen=True)
 class Matches:
@@ -48,7 +50,7 @@ def match(generated: Tensor, subject: Tensor, mask: Tensor | None = None) -> Mat
 
 
 def blend(
-    generated: Tensor, subject: Tensor, threshold: float = 0.5, share: float = 0.5, mask: Tensor | None = None
+    generated: Tensor, subject: Tensor, threshold: float = THRESHOLD, share: float = SHARE, mask: Tensor | None = None
 ) -> tuple[Tensor, Matches]:
     """Tokens of the generated picture, with the subject's where both are alike (Toffee, Eq. 3).
 
@@ -56,8 +58,8 @@ def blend(
 
     Args:
         generated, subject: class token and patches, (1 + N, D) and (1 + M, D).
-        threshold: cosine above which a patch is the subject's.
-        share: a, how much of such a patch the subject gives.
+        threshold: cosine above which a patch is the subject's **[the number is ours]**.
+        share: a, how much of such a patch the subject gives **[the number is ours]**.
         mask: as in `match`.
 
     Returns:

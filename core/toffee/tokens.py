@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..metrics.similarity import masked
 from ..vision.dino import Dino
 from ..vision.preprocess import Preprocess
-from .matching import blend, picture
+from .matching import SHARE, THRESHOLD, blend, picture
 
 EMBEDDED = "the embedded judge"  # what the built-in DINO is called in files
 
@@ -95,7 +95,7 @@ def patches_of(masks: Tensor, tokens: Tokens) -> Tensor:
 
 
 def blended(
-    generated: Tokens, subject: Tokens, threshold: float = 0.5, share: float = 0.5
+    generated: Tokens, subject: Tokens, threshold: float = THRESHOLD, share: float = SHARE
 ) -> tuple[Tokens, Tensor, list[float]]:
     """Tokens of generated pictures with the subject's where both are alike (Toffee, Eqs. 2-3), for the Refiner.
 

@@ -1,5 +1,5 @@
 """All workflows that come with the pack: file name in workflows/ -> the graph that it is built from."""
 
-from . import graphs, hifi_graphs, retrinet_graphs
+from . import graphs, hifi_graphs, retrinet_graphs, toffee_graphs
 
-WORKFLOWS = {**graphs.WORKFLOWS, **hifi_graphs.WORKFLOWS, **retrinet_graphs.WORKFLOWS}
+WORKFLOWS = {**graphs.WORKFLOWS, **hifi_graphs.WORKFLOWS, **retrinet_graphs.WORKFLOWS, **toffee_graphs.WORKFLOWS}

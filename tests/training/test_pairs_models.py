@@ -26,7 +26,7 @@ from tiny import SIZE, Tiny
 from torch.nn import functional as F
 from vision_models import shake
 
-SETTINGS = draw.Settings(size=SIZE, steps=5)
+SETTINGS = draw.Settings(size=SIZE, steps=5, threshold=0.5, share=0.5)
 PROMPTS, KEYS = ["a red cat", "a dog"], ["0 pair 1", "0 pair 2"]
 
 

@@ -17,6 +17,7 @@ from ....core.denoiser import guided
 from ....core.diffusers import Text
 from ....core.diffusion import Predict, Schedule
 from ....core.toffee.adapter import Adapter, Injection
+from ....core.toffee.matching import SHARE, THRESHOLD
 from ....core.toffee.tokens import blended, encode
 
 
@@ -47,8 +48,8 @@ class Settings:
     steps: int = 50
     guidance: float = 5.0
     dino_guidance: float = 3.0
-    threshold: float = 0.5
-    share: float = 0.5
+    threshold: float = THRESHOLD
+    share: float = SHARE
     start: float = 0.6
     edit_start: float = 0.8
     control: float = 1.0
