@@ -2,8 +2,8 @@
 
 from .graphs import base, draws, node
 
-FILES = {name: f"demo {name}.safetensors" for name in ("refiner", "view-generator", "toffeenet")}  # come with the pack
-WORD = "cat"
+FILES = {name: f"demo {name}.safetensors" for name in ("refiner", "toffeenet")}  # come with the pack
+WORD, OTHER = "cat", "duck"  # refined; drawn by ToffeeNet
 INPAINTING = "inpainting (nine channels)"
 
 
@@ -39,9 +39,9 @@ def subject(place="on the beach"):
     return {
         **foundation(INPAINTING),
         "3": load("toffeenet"),
-        "4": photo("A photo of the subject"),
-        "5": encode("The subject", ["4", 0], ["4", 1]),
-        "6": node("CLIPTextEncode", "Prompt", clip=["1", 1], text=f"a photo of a {WORD} {place}"),
+        "4": photo("A photo of the subject", OTHER),
+        "5": encode("The subject", ["4", 0]),
+        "6": node("CLIPTextEncode", "Prompt", clip=["1", 1], text=f"a photo of a {OTHER} {place}"),
         "20": node("ControlNetLoader", "For depth", control_net_name="depth.safetensors"),
         "21": node("EmptyImage", "Any depth (one grey)", width=128, height=128, batch_size=1, color=0x808080),
         "22": node("ControlNetApplyAdvanced", "Depth", **links, **depth),
@@ -72,28 +72,11 @@ def generate(sampling=30):
     return drawn(graph, ["9", 0], 10, ["8", 0], sampling)
 
 
-def new_view(sampling=30):
-    """The subject from another side first, then somewhere else from there."""
-    graph = subject()
-    graph |= {
-        "7": inputs(["4", 0]),
-        "8": node("LikenessLoadDemoModel", "For the View Generator"),
-        "9": load("view-generator"),
-        "10": encode("The photo", ["4", 0]),
-        "11": apply(["9", 0], ["10", 0]),
-    }
-    graph["11"]["inputs"]["model"] = ["8", 0]
-    links = (["11", 0], ["2", 0], ["2", 0], ["7", 2], ["1", 2])
-    draws(graph, *links, 12, steps=sampling, title="From another side")
-    graph |= {"15": encode("That view", ["13", 0]), "16": apply(["3", 0], ["15", 0])}
-    return drawn(graph, ["16", 0], 17, ["7", 2], sampling, title="There, in this view")
-
-
 def edit(sampling=30):
     """The subject in the place of another one in a photo; the rest stays."""
     graph = subject("in the snow")
     graph |= {
-        "8": photo("The photo to edit", identity=3, seed=4, background="snow"),
+        "8": photo("The photo to edit", OTHER, identity=3, seed=4, background="snow"),
         "9": node("GrowMask", mask=["8", 1], expand=6, tapered_corners=True),
         "7": inputs(["8", 0], ["9", 0]),
         "10": apply(["3", 0], ["5", 0]),
@@ -136,4 +119,9 @@ def sweep(strengths="0, 0.4, 0.7, 1", sampling=30):
     return drawn(graph, ["9", 0], 10, ["7", 2], sampling)
 
 
-WORKFLOWS = {"toffee-refine": refine}
+WORKFLOWS = {
+    "toffee-generate": generate,
+    "toffee-edit": edit,
+    "toffee-refine": refine,
+    "toffee-strength": sweep,
+}
