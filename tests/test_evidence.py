@@ -203,6 +203,8 @@ def networks(bench):
 
 def test_networks_are_picked_up_where_they_are(bench, case, plain, networks, tmp_path, monkeypatch):
     nowhere = replace(bench, weights=tmp_path)
+    assert ours.weights_of(nowhere, "toffeenet.safetensors").name == "demo toffeenet.safetensors"  # comes with the pack
+    monkeypatch.setattr(ours, "MODEL", tmp_path / "model")
     assert "no retrinet.safetensors in" in methods.entries(nowhere)["RetriNet"].missing(nowhere)
     assert "no toffeenet.safetensors in" in methods.entries(nowhere)["Toffee with Refiner"].missing(nowhere)
     assert "IP-Adapter" in methods.entries(nowhere) and "--parts train" in methods.entries(nowhere)[
