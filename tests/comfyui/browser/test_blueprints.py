@@ -2,16 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from ..blueprints import BLUEPRINTS
 from ..graphs import five_photos, node
 from ..hifi_graphs import WORD, train
 from ..launch import REPOSITORY
+from ..toffee_graphs import INPAINTING, load, photo
 from .chromium import browse, what_is_missing
 from .test_browser import WORKFLOW_SECONDS, shortened
 
 LED, REPLACED = "Draw Subject Led by a Photo (HiFi Tuner)", "Replace Subject in a Photo (HiFi Tuner)"
+PUT = "Put Subject into a Photo (Toffee)"
 MODEL = {"model": (1, 0), "clip": (1, 1), "vae": (1, 2)}
 
 
@@ -74,6 +77,29 @@ def test_another_subject_in_a_photo(server, tmp_path, learned):
     assert ("subject" in inner["LikenessReplaceSubject"]) is learned
     replaced, again = server.images(server.run(shortened(prompt), WORKFLOW_SECONDS))
     assert replaced.size == again.size == (128, 128) and replaced.tobytes() != again.tobytes()
+
+
+def test_a_subject_put_into_a_photo(server, tmp_path):
+    """Outside of the grown mask the picture is the photo."""
+    graph = around() | {
+        "1": node("LikenessLoadDemoModel", variant=INPAINTING),
+        "3": node("SaveImage", filename_prefix="blueprint", images=["6", 0]),
+        "5": load("toffeenet"),
+        "6": photo("The photo", identity=3),
+        "7": node("ControlNetLoader", control_net_name="depth.safetensors"),
+        "8": node("EmptyImage", width=128, height=128, batch_size=1, color=0x808080),
+    }
+    graph["4"]["inputs"]["count"] = 1
+    inputs = {**MODEL, "adapter": (5, 0), "subject": (4, 0), "photo": (6, 0), "photo mask": (6, 1)}
+    inputs |= {"depth ControlNet": (7, 0), "depth": (8, 0)}
+    prompt = placed(
+        server, tmp_path, PUT, graph, inputs, {"image": (2, "images")}, {"steps": 5, "prompt": "a photo of a cat"}
+    )
+    inner = {entry["class_type"]: entry["inputs"] for entry in prompt.values()}
+    assert inner["KSampler"]["steps"] == 5 and "mask" not in inner["LikenessEncodeDINO"]
+    made, before = (np.asarray(image, int) for image in server.images(server.run(shortened(prompt), WORKFLOW_SECONDS)))
+    changed = (abs(made - before) > 1).any(-1)
+    assert 0.05 < changed.mean() < 0.8 and not changed[:4].any() and not changed[:, :4].any()
 
 
 @pytest.mark.parametrize("name", BLUEPRINTS)
