@@ -80,7 +80,7 @@ def test_another_subject_in_a_photo(server, tmp_path, learned):
 
 
 def test_a_subject_put_into_a_photo(server, tmp_path):
-    """Outside of the grown mask the picture is the photo."""
+    """At the photo's edges, far from the mask, the picture is the photo."""
     graph = around() | {
         "1": node("LikenessLoadDemoModel", variant=INPAINTING),
         "3": node("SaveImage", filename_prefix="blueprint", images=["6", 0]),
