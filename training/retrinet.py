@@ -215,6 +215,7 @@ class Config:
         model: folder in diffusers' layout, .safetensors checkpoint or hub name; the embedded model by default.
         init: a RetriNet to go on from.
         people, shots: of the demo world.
+        style: of the demo world's pictures; all of them by turns without.
         keep_latents: keep all latents in memory.
         checkpoint: file to save to and resume from; beside `out` by default.
         threads: CPU threads.
@@ -227,6 +228,7 @@ class Config:
     init: Path | None = None
     people: int = 1500
     shots: int = 5
+    style: str | None = None
     keep_latents: bool = True
     checkpoint: Path | None = None
     threads: int = 2
@@ -249,7 +251,8 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     with accelerated() as accelerator:
         model = checkpoint.load(config.model or MODEL, device=str(accelerator.device))
         if config.records is None:
-            people = identities.rendered(config.people, config.shots, learn.loop.seed, size=learn.size)
+            seed = learn.loop.seed
+            people = identities.rendered(config.people, config.shots, seed, size=learn.size, style=config.style)
         else:
             people = identities.from_records(records.read(config.records), learn.size)
         if learn.save_memory:
@@ -262,7 +265,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
         network.to(accelerator.device)
         bank = Bank(people, model.encode, learn.size, config.keep_latents)
         start = files.fingerprint(network.state_dict())
-        source = f"{base} {start} {config.records or (config.people, config.shots)}"
+        source = f"{base} {start} {config.records or (config.people, config.shots, config.style)}"
         file = config.checkpoint or config.out.with_suffix(".checkpoint")
 
         @cache

@@ -92,6 +92,16 @@ def test_people_are_the_same_every_time(people):
     assert not torch.equal(held[0][0]().image, people[0][0]().image)
 
 
+@pytest.mark.parametrize("style", ["painting", "drawing"])
+def test_people_in_one_style(style):
+    """A caption names a style, unless it is a photo."""
+    for wanted in (style, "photo"):
+        prompts = [one().prompt for person in identities.rendered(2, 4, size=SIZE, style=wanted) for one in person]
+        assert {style in prompt.split() for prompt in prompts} == {wanted == style}
+    with pytest.raises(ValueError, match="style: 'oil' is not of the demo world; choose from"):
+        identities.rendered(1, 2, style="oil")
+
+
 # --- loss
 
 

@@ -51,22 +51,29 @@ Load = Callable[[], Shot]
 Identity = Sequence[Load]
 
 
-def rendered(count: int, shots: int, seed: int = 0, held_out: bool = False, size: int = 128) -> list[Identity]:
+def rendered(
+    count: int, shots: int, seed: int = 0, held_out: bool = False, size: int = 128, style: str | None = None
+) -> list[Identity]:
     """People of the demo world, each in so many pictures, always the same ones.
 
     Args:
         held_out: people that no training shows.
+        style: of all pictures; None is any.
+
+    Raises:
+        ValueError: a style that the demo world doesn't have.
     """
+    if style is not None and style not in world.STYLES:
+        raise ValueError(f"style: {style!r} is not of the demo world; choose from {', '.join(world.STYLES)}")
     rng = random.Random(f"identities {seed}")
     if held_out:
         people = world.held_out_subjects(count, "person")
     else:
         people = list(dict.fromkeys(world.random_subject(rng, characters=1.0) for _ in range(count)))
-    found = []
+    fixed, found = {"style": style} if style else {}, []
     for i, person in enumerate(people):
-        found.append(
-            [_kept(painted(picture)) for picture in world.photos(person, shots, seed=seed * 7919 + i, size=size)]
-        )
+        pictures = world.photos(person, shots, seed=seed * 7919 + i, size=size, **fixed)
+        found.append([_kept(painted(picture)) for picture in pictures])
     return found
 
 
