@@ -18,13 +18,14 @@ def demo(argv: list[str]) -> None:
 
 
 def draw(argv: list[str]) -> None:
-    """Text to image: a contact sheet and a table; on the embedded model by default."""
+    """Draw prompts, with what was learned or without: a contact sheet and a table; on the embedded model by default."""
     import tyro
 
     from .core.demo import sheet
+    from .training import drawing
 
-    config = tyro.cli(sheet.Config, args=argv, prog="likeness draw")
-    print(sheet.table(sheet.draw(config)))
+    config = tyro.cli(drawing.Config, args=argv, prog="likeness draw")
+    print(sheet.table(drawing.draw(config)))
     print(f"wrote {config.out}")
 
 

@@ -17,25 +17,21 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from grid import RESULTS, Case, asked_of, cases, model
-from likeness.core.controlnet import Controlled
 from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import MODEL, judges, sheet, world
 from likeness.core.demo.judges import Panel
 from likeness.core.denoiser import guided
-from likeness.core.diffusers import DiffusersDenoiser
 from likeness.core.diffusion import sample
 from likeness.core.metrics.similarity import average, masked, paired_bootstrap
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
-from likeness.core.toffee.inpainting import masked_channels, widened
-from likeness.training import dino_adapter
+from likeness.core.toffee.drawing import prepared
 from likeness.training.data.pairs.draw import Adapted, Painter, Settings, noise, pasted
 from likeness.training.data.pairs.models import shipped
 from torch import Tensor
@@ -165,16 +161,13 @@ def drawn(
     """
     loaded = model()[0]
     adapter = adapters.load(file).eval().requires_grad_(False)
-    denoiser: Any = DiffusersDenoiser(widened(loaded.denoiser.unet), loaded.denoiser.schedule)
-    picture, mask = inside or (torch.zeros_like(photo), torch.ones_like(photo[:, :1]))
-    channels = masked_channels(picture, mask, loaded.encode)
+    picture, mask = inside or (photo, None)
+    denoiser, carried = prepared(loaded, picture, mask, network, depth)
     hooks = Injection(adapter, dino().tokens(photo), len(denoiser.schedule)).hooks
-    if network is not None:
-        seen = dino_adapter.constant((SIZE, SIZE)) if depth is None else depth
-        denoiser = Controlled(denoiser, network, seen[None].expand(-1, 3, -1, -1))
-    texts = [loaded.text(prompt) for prompt in prompts]
-    text = replace(texts[0].with_rows(texts[1:]), channels=channels)
-    null = replace(loaded.text("").with_rows([loaded.text("")] * (len(prompts) - 1)), channels=channels)
+    text, null = (
+        carried(texts[0].with_rows(texts[1:]))
+        for texts in ([loaded.text(p) for p in prompts], [loaded.text("") for _ in prompts])
+    )
     z = torch.stack([noise(key, (4, SIZE // 8, SIZE // 8)) for key in keys])
     schedule = loaded.denoiser.schedule
     latents = sample(schedule, guided(denoiser, text, null, GUIDANCE, hooks), z, schedule.timesteps(STEPS))

@@ -224,13 +224,11 @@ def test_networks_are_picked_up_where_they_are(bench, case, plain, networks, tmp
 def test_a_depth_controlnet_is_used_where_there_is_one(bench, tmp_path):
     from diffusers import ControlNetModel
 
-    denoiser, own = bench.model.denoiser, replace(bench, name="another", weights=tmp_path)
-    assert ours.controlled(own, denoiser) is denoiser
-    shipped = ours.controlled(replace(bench, weights=tmp_path), denoiser)
-    assert shipped.inner is denoiser and bool(shipped.network.controlnet_mid_block.weight.any())
-    ControlNetModel.from_unet(denoiser.unet).save_pretrained(tmp_path / "controlnet")
-    found = ours.controlled(own, denoiser)
-    assert found.inner is denoiser and found.hint.shape == (1, 3, 128, 128) and bool((found.hint == 0.5).all())
+    own = replace(bench, name="another", weights=tmp_path)
+    assert ours.depth_of(own) is None
+    assert bool(ours.depth_of(replace(bench, weights=tmp_path)).controlnet_mid_block.weight.any())
+    ControlNetModel.from_unet(bench.model.denoiser.unet).save_pretrained(tmp_path / "controlnet")
+    assert not bool(ours.depth_of(own).controlnet_mid_block.weight.any())
 
 
 def test_training_free_retrieval_needs_nothing(bench, case, plain, networks):

@@ -20,6 +20,7 @@ from ..core.controlnet import Controlled
 from ..core.diffusers import DiffusersDenoiser, Text
 from ..core.toffee import adapter as adapters
 from ..core.toffee.adapter import Adapter, Injection
+from ..core.toffee.drawing import constant
 from ..core.toffee.inpainting import CHANNELS, masked_channels
 from . import loop, sharding
 from .data.examples import Example, Load
@@ -227,11 +228,6 @@ def _stacked(prompts: Sequence[Text]) -> dict[str, Any]:
     """What SDXL wants besides, one row a picture."""
     added = [p.extra["added_cond_kwargs"] for p in prompts if "added_cond_kwargs" in p.extra]
     return {"added_cond_kwargs": {k: torch.cat([a[k] for a in added]) for k in added[0]}} if added else {}
-
-
-def constant(size: Sequence[int]) -> Tensor:
-    """A depth that says nothing, (1, H, W): drawing with it changes the view (Toffee, section 2.2)."""
-    return torch.full((1, *size), 0.5)
 
 
 def begin(model: str, denoiser: DiffusersDenoiser, width: int, learn: Learn, dino: str, source: str) -> Adapter:

@@ -18,18 +18,15 @@ import torch
 from torch import Tensor
 
 from ..core import controlnet, diffusion, files
-from ..core.controlnet import Controlled
 from ..core.denoiser import guided
-from ..core.diffusers import DiffusersDenoiser
 from ..core.reach import Reach
 from ..core.toffee import adapter as adapters
 from ..core.toffee import tokens as described
 from ..core.toffee.adapter import Injection
-from ..core.toffee.inpainting import masked_channels, widened
+from ..core.toffee.drawing import prepared
 from ..core.toffee.tokens import EMBEDDED
 from . import evaluate
 from .data import photos
-from .dino_adapter import constant
 
 PROMPTS, RESULT, SETTINGS = "prompts_and_classes.txt", "dreambench.json", "settings.json"
 LIVE = ("cat", "dog")  # classes of DreamBench that its prompts for live subjects are for
@@ -184,18 +181,16 @@ def drawer(config: Config) -> tuple[Draw, Callable[[str, int], Tensor]]:
     adapter.to(config.device).eval()
     name = config.describe or adapter.dino
     dino = Dino(judges.JUDGES / "dino" if name == EMBEDDED else name, device=config.device)
-    model: Any = DiffusersDenoiser(widened(loaded.denoiser.unet), loaded.denoiser.schedule)
-    schedule, steps = model.schedule, model.schedule.timesteps(config.steps)
-    if config.controlnet:
-        model = _under_depth(model, loaded.denoiser.unet, config)
+    network = controlnet.load(config.controlnet, loaded.denoiser.unet) if config.controlnet else None
     empty = torch.zeros(1, 3, config.size, config.size, device=config.device)
-    channels = masked_channels(empty, torch.ones_like(empty[:, :1]), loaded.encode)
+    model, carried = prepared(loaded, empty, network=network)
+    schedule, steps = model.schedule, model.schedule.timesteps(config.steps)
 
     @torch.no_grad()
     def draw(subject: Subject, prompt: str, noise: Tensor) -> Tensor:
         seen = described.encode(dino, name, subject.images[:1].to(config.device)).tokens
         hooks = Injection(adapter, seen.to(config.device), len(schedule), Reach(config.strength)).hooks
-        text, null = (replace(loaded.text(p, size=(config.size, config.size)), channels=channels) for p in (prompt, ""))
+        text, null = (carried(loaded.text(p, size=(config.size, config.size))) for p in (prompt, ""))
         predict = guided(model, text, null, config.guidance, hooks)
         start = noise.to(config.device) * (1 - schedule.alpha(steps[0])).sqrt().float()
         return loaded.decode(diffusion.sample(schedule, predict, start, steps)).clamp(0, 1).cpu()
@@ -206,12 +201,6 @@ def drawer(config: Config) -> tuple[Draw, Callable[[str, int], Tensor]]:
         return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
     return draw, torch.no_grad()(noise)
-
-
-def _under_depth(model: DiffusersDenoiser, base: Any, config: Config) -> Controlled:
-    network = controlnet.load(config.controlnet, base)
-    hint = constant((config.size, config.size))[None].expand(-1, 3, -1, -1)
-    return Controlled(model, network, hint.to(config.device))
 
 
 def path_of(out: Path, subject: Subject, prompt: int, image: int) -> Path:

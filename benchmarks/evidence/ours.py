@@ -12,7 +12,6 @@ import torch
 from grid import Case
 from hifi_ablation import GUIDE, Row
 from likeness.core import controlnet, files
-from likeness.core.controlnet import Controlled
 from likeness.core.demo import MODEL
 from likeness.core.denoiser import guided
 from likeness.core.diffusers import DiffusersDenoiser, Text
@@ -34,10 +33,9 @@ from likeness.core.retrinet.reference import References, cut_out
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee import tokens
 from likeness.core.toffee.adapter import Injection
-from likeness.core.toffee.inpainting import masked_channels, widened
+from likeness.core.toffee.drawing import prepared
 from likeness.training import hifi, infusion, loop
 from likeness.training.data.pairs.draw import Settings
-from likeness.training.dino_adapter import constant
 from torch import Tensor
 
 from .bench import Bench
@@ -217,31 +215,26 @@ def toffee(bench: Bench, case: Case, strength: float = 1.0, alone: bool = False,
     """ToffeeNet from the first photo, or from the subject of it alone; everything is drawn. A Refiner may follow."""
     path, base = weights_of(bench, name), bench.model.denoiser
     adapter = adapters.load(path).to(base.unet.device)
-    denoiser = DiffusersDenoiser(widened(base.unet), base.schedule)
     image = masked(case.images[:1], case.masks[:1]) if alone else case.images[:1]
-    channels = masked_channels(torch.zeros_like(image), torch.ones_like(image[:, :1]), bench.model.encode)
+    denoiser, carried = prepared(bench.model, image, network=depth_of(bench))
     shown = bench.models.dino.tokens(image).to(base.unet.device)
     hooks = Injection(adapter, shown, len(base.schedule), Reach(strength)).hooks
 
     def read(prompt: str) -> Text:
-        return replace(bench.text(prompt), channels=channels)
+        return carried(bench.text(prompt))
 
-    drawn_with = controlled(bench, denoiser)
     costs = {"storage": float(path.stat().st_size), "train_seconds": 0.0}
-    known = plain(replace(bench, guidance=TOFFEE_GUIDANCE), drawn_with, read, hooks, costs=costs)
+    known = plain(replace(bench, guidance=TOFFEE_GUIDANCE), denoiser, read, hooks, costs=costs)
     return refine(bench, case, known) if refined else known
 
 
-def controlled(bench: Bench, denoiser: DiffusersDenoiser) -> Any:
-    """The model under a depth ControlNet that sees a constant depth (view change); the model alone without one."""
+def depth_of(bench: Bench) -> Any:
+    """The depth ControlNet that ToffeeNet draws under, shown a constant depth (view change); or None."""
     places = [bench.weights / "controlnet", bench.weights / "controlnet.safetensors"]
     if bench.name == "demo":
         places.append(DEPTH)
     found = next((p for p in places if p.is_file() or (p / "config.json").is_file()), None)
-    if found is None:
-        return denoiser
-    network = controlnet.load(found, bench.model.denoiser.unet)
-    return Controlled(denoiser, network, constant((bench.size, bench.size))[None].expand(-1, 3, -1, -1))
+    return None if found is None else controlnet.load(found, bench.model.denoiser.unet)
 
 
 def refine(bench: Bench, case: Case, known: Customised) -> Customised:

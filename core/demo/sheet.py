@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -76,8 +77,15 @@ def text_to_image(
         return model.decode(diffusion.sample(schedule, predict, noise, schedule.timesteps(steps)))
 
 
-def draw(config: Config) -> list[Row]:
+# a prompt and latent noise (N, C, H/8, W/8) to pictures (N, 3, H, W) in 0..1
+Way = Callable[[str, Tensor], Tensor]
+
+
+def draw(config: Config, with_model: Callable[[checkpoint.Checkpoint], Way] | None = None) -> list[Row]:
     """Draw all rows and write the sheet.
+
+    Args:
+        with_model: how prompts become pictures; plain text-to-image by default.
 
     Raises:
         ValueError: no columns, or a size that is not a multiple of 8.
@@ -90,13 +98,18 @@ def draw(config: Config) -> list[Row]:
     noise = torch.stack(
         [torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + i)) for i in range(config.columns)]
     )
-    rows = []
+    way, rows = (with_model or partial(plainly, config))(model), []
     for prompt in config.prompts:
         started = time.perf_counter()
-        images = text_to_image(model, prompt, noise, steps=config.steps, guidance=config.guidance)
+        images = way(prompt, noise)
         rows.append(Row(prompt, images, time.perf_counter() - started))
     contact_sheet([(row.prompt, row.images) for row in rows], config.out)
     return rows
+
+
+def plainly(config: Config, model: checkpoint.Checkpoint) -> Way:
+    """Text-to-image by the model alone."""
+    return partial(text_to_image, model, steps=config.steps, guidance=config.guidance)
 
 
 def contact_sheet(
