@@ -83,14 +83,15 @@ class Method:
 
 def cases(count: int, kinds: Sequence[str] = world.KINDS) -> list[Case]:
     """The first `count` held-out subjects, kinds in turn; photos from the front in places of their own."""
-    found = []
-    for i in range(count):
-        kind, number = kinds[i % len(kinds)], i // len(kinds)
-        subject = world.held_out_subjects(number + 1, kind)[number]
-        drawn = world.photos(subject, REFERENCES, style="photo", view="front", accessory=None)
-        images, masks = torch.stack([p.image for p in drawn]), torch.stack([p.mask for p in drawn])
-        found.append(Case(f"{kind} {number}", subject.word, images, masks))
-    return found
+    return [case_of(kinds[i % len(kinds)], i // len(kinds)) for i in range(count)]
+
+
+def case_of(kind: str, number: int) -> Case:
+    """The held-out subject of a kind with this number, counted from 0."""
+    subject = world.held_out_subjects(number + 1, kind)[number]
+    drawn = world.photos(subject, REFERENCES, style="photo", view="front", accessory=None)
+    images, masks = torch.stack([p.image for p in drawn]), torch.stack([p.mask for p in drawn])
+    return Case(f"{kind} {number}", subject.word, images, masks)
 
 
 def noise(seeds: int) -> Tensor:
@@ -136,7 +137,8 @@ def cell(method: Method, case: Case, asked: Sequence[str], start: Tensor, cache:
 
 def cell_path(method: Method, case: Case, asked: Sequence[str], start: Tensor, cache: Path) -> Path:
     """Where a cell is kept, whether it has been drawn or not."""
-    known = files.fingerprint({f"{method.name} {method.settings} {list(asked)} {len(start)}": case.images})
+    shown = {f"{method.name} {method.settings} {list(asked)} {len(start)}": case.images}
+    known = files.fingerprint(shown | ({} if case.masks is None else {"masks": case.masks}))
     return cache / f"{known}.safetensors"
 
 

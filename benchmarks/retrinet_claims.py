@@ -29,6 +29,7 @@ import torch
 from diffusers import ControlNetModel
 from evidence import zero_shot
 from grid import RESULTS, model
+from likeness.core import files
 from likeness.core.controlnet import Controlled
 from likeness.core.demo import MODEL, judges
 from likeness.core.denoiser import Hooks
@@ -88,9 +89,18 @@ def bank(people: int) -> identities.Bank:
     return identities.Bank(identities.rendered(people, 5, size=SIZE, style="photo"), model()[0].encode, SIZE)
 
 
+@cache
+def learned_by(name: str) -> str:
+    """Fingerprint of what a run shares with those it is compared with: how it learns, and what it goes on from."""
+    run, how = RUNS[name], replace(LEARN, loop=replace(LOOP, steps=0))
+    began = zero_shot.load_file(SHIPPED) if run.kind == "retrinet" and not run.anew else {}
+    return files.fingerprint({**began, f"{how}": torch.empty(0)})
+
+
 def trained(name: str, steps: int, people: int) -> Any:
     """A run's conditioner: a RetriNet, or a U-Net or ControlNet of diffusers."""
-    run, file = RUNS[name], CACHE / f"{model()[1]} {name} {steps} {people}.safetensors".replace(" ", "-")
+    run, own = RUNS[name], f"{model()[1]} {learned_by(name)} {name} {steps} {people}"
+    file = CACHE / f"{own.replace(' ', '-')}.safetensors"
     train = {
         "retrinet": partial(_retrinet, anew=run.anew),
         "ip-adapter": _ip_adapter,
@@ -119,7 +129,7 @@ def _ip_adapter(learn: training.Learn, file: Path, people: int) -> DiffusersDeno
     denoiser = zero_shot.with_ip_adapter(setting, zero_shot.blank_ip_adapter(setting.model.denoiser.unet, width))
     own = {n: p for n, p in denoiser.unet.named_parameters() if "_ip." in n or n.startswith("encoder_hid_proj")}
     _train(own, learn, file, people, lambda seen: (denoiser, lambda text: image_prompt(text, seen)))
-    zero_shot.files.write_atomically(file, zero_shot.save(zero_shot.written_ip_adapter(denoiser.unet)))
+    files.write_atomically(file, zero_shot.save(zero_shot.written_ip_adapter(denoiser.unet)))
     return denoiser
 
 
@@ -285,8 +295,9 @@ def main(
         for scale in some:
             own = measured(name, conditioner, known, count, scale)
             label = name if scale == scales[-1] else f"{name}, {scale}"
-            told_of = {"steps": steps * RUNS[name].longer, "pictures": count, "base": model()[1]}
-            found["methods"][label] = {**told_of, **own}
+            about = {"steps": steps * RUNS[name].longer, "unit": steps, "people": people, "pictures": count}
+            about |= {"base": model()[1], "learn": learned_by(name)}
+            found["methods"][label] = {**about, **own}
             print(label, json.dumps(own["means"]), json.dumps(own["leakage"]), flush=True)
             out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -10,19 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from grid import RESULTS, Case, asked_of, cases, model
+from likeness.core import files
 from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import world
 from likeness.training import dino_adapter, loop, toffeenet
+from safetensors.torch import load_file
 from toffee_quality import DEPTH, attributes, drawn, interval, panel
 from torch import Tensor
 
 CACHE = Path("runs/toffee")
 CONSTANT, AS_SHOWN, AS_SEEN = "constant depth", "photo's depth", "photo's view"
+ALONE = {"dino": "seg_dino", "clip_i": "seg_clip_i"}  # the panel sees the subject alone
 LOOP = loop.Settings(steps=2000, lr=3e-4, warmup=100, ema=0.995)
 LEARN = dino_adapter.Learn(what="low-rank", snr=True, batch=16, loop=LOOP)
 VARIANTS = {
@@ -31,9 +35,16 @@ VARIANTS = {
 }
 
 
+@cache
+def learned_by() -> str:
+    """Fingerprint of what all variants share but the number of steps: how they learn, and the depth ControlNet."""
+    how = replace(LEARN, loop=replace(LOOP, steps=0))
+    return files.fingerprint({**load_file(DEPTH), f"{how}": torch.empty(0)})
+
+
 def trained(name: str, steps: int) -> Path:
     """A variant's adapter."""
-    file = CACHE / f"{model()[1]}-{steps}-{name.replace(' ', '-')}.safetensors"
+    file = CACHE / f"{model()[1]}-{learned_by()}-{steps}-{name.replace(' ', '-')}.safetensors"
     if not file.exists():
         changes = dict(VARIANTS[name])
         pairs = changes.pop("pairs", "both")
@@ -65,7 +76,8 @@ def _scores(file: Path, case: Case, network: Any, as_shown: bool) -> dict[str, T
         depth = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth
     keys = [f"{case.name} {i}" for i in range(len(asked))]
     images = drawn(file, photo, [each.prompt for each in asked], keys, network=network, depth=depth)
-    found = {metric: v.float() for metric, v in panel().score(images, asked, case.images, case.masks).items()}
+    scores = panel().score(images, asked, case.images, case.masks)
+    found = {ALONE.get(metric, metric): v.float() for metric, v in scores.items()}
     return {**found, AS_SEEN: torch.tensor([float(view == "front") for view in attributes()(images)["view"].values])}
 
 
@@ -94,7 +106,8 @@ def main(
         file = trained(name, steps)
         for view in (CONSTANT, AS_SHOWN):
             found = measured(file, some, network, view == AS_SHOWN)
-            known["methods"][f"{name}, {view}"] = {"steps": steps, "base": model()[1], **found}
+            about = {"steps": steps, "base": model()[1], "learn": learned_by()}
+            known["methods"][f"{name}, {view}"] = {**about, **found}
             print(f"{name}, {view}: {json.dumps(found['means'])}", flush=True)
             out.write_text(json.dumps(known, indent=1) + "\n")
 

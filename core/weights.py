@@ -128,6 +128,12 @@ class Changed:
             return output
         return reached.add(output, self.delta(name, layer, x[reached.where]))
 
+    def repeats(self, other: object, rows: Rows) -> bool:
+        """Whether another control puts the same differences into this network call."""
+        if not isinstance(other, Changed) or other.delta is not self.delta:
+            return False
+        return Reached(other.reach, other.steps, rows, other.every).some
+
 
 def put_in(find: Callable[[str], nn.Module], control: WeightControl | None, rows: Rows) -> list[Any]:
     """Forward hooks by which a control takes part in a runtime's layers; remove each after the network call.

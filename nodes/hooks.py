@@ -22,11 +22,11 @@ from torch import Tensor
 from ..core.attention import AttentionControl, Rows, Site
 from ..core.denoiser import Hooks
 from ..core.skips import Skip, SkipControl
-from ..core.weights import put_in
+from ..core.weights import Changed, put_in
 from .streams import ALONE
 
 SLOT = {"self": "attn1", "cross": "attn2"}
-MIDDLE = "likeness_middle"
+MIDDLE, WEIGHTS = "likeness_middle", "likeness_weights"
 Block = tuple[str, int, int]
 
 
@@ -150,7 +150,11 @@ def install(model_options: dict[str, Any], model: Any, hooks: Hooks, key: str) -
             _patch_attention(options, site, block, layer, hooks.attention, rows)
         if found:
             control = _patch_skips(options, found, hooks.skips, rows, control)
-        handles = put_in(weighted.__getitem__, hooks.weights, rows)
+        # one network in a picture twice, for two subjects, has changed the model once
+        there = options.get(WEIGHTS, ())
+        again = isinstance(hooks.weights, Changed) and any(hooks.weights.repeats(each, rows) for each in there)
+        options[WEIGHTS] = (*there, hooks.weights)
+        handles = put_in(weighted.__getitem__, None if again else hooks.weights, rows)
         try:
             return executor(x, timesteps, context, y, control, options, **kwargs)
         finally:

@@ -106,9 +106,11 @@ def free(
         given = model.model.encode_adm(device=pooled.device, pooled_output=pooled, width=size, height=size)
         read = replace(read, extra={"y": given})
     chosen = training_free.levels_of(levels, layers)
-    retrieval = FreeRetrieval(
-        read, denoiser.schedule_of(model.get_model_object("model_sampling")), layers, reach, chosen, time, seed
-    )
+    schedule = denoiser.schedule_of(model.get_model_object("model_sampling"))
+    steps = denoiser.timesteps_of(model)
+    if time == "each" and steps != len(schedule):
+        raise ValueError("mode: this model samples at few timesteps of its own; choose cached")
+    retrieval = FreeRetrieval(read, schedule, layers, reach, chosen, time, seed, steps)
     patched = denoiser.attach(model, retrieval.hooks)
     # what was read is large, and of another network where a LoRA comes after this
     key = f"{KEY}_{id(retrieval)}"
@@ -142,17 +144,23 @@ def read_in(model: Any, clip: Any, vae: Any, references: Sequence[Reference], si
 
 def read_word(model: Any, clip: Any, word: str, size: int) -> tuple[Tensor, dict[str, Tensor]]:
     """A concept's text tokens (1, L, width), and what SDXL's encoder wants besides."""
-    tokens, options = clip.encode_from_tokens_scheduled(clip.tokenize(word))[0]
+    conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(word))
+    tokens = conditioning[0][0]
     width = next(site.context for site in sites(unet_of(model)) if site.kind == "cross")
     if tokens.shape[-1] != width:
         raise ValueError(
             f"clip: its text has {tokens.shape[-1]} numbers a token where the model wants {width}; "
             "connect the model's own CLIP"
         )
+    return tokens, beside_text(model, conditioning, size)
+
+
+def beside_text(model: Any, conditioning: list, size: int) -> dict[str, Tensor]:
+    """What SDXL's encoder wants besides a concept's text, from its CONDITIONING; nothing for other models."""
     if not isinstance(model.model, comfy.model_base.SDXL):
-        return tokens, {}
-    return tokens, {
-        "text_embeds": options["pooled_output"],
+        return {}
+    return {
+        "text_embeds": conditioning[0][1]["pooled_output"],
         "time_ids": torch.tensor([[float(x) for x in (size, size, 0, 0, size, size)]]),
     }
 

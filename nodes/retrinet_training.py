@@ -92,7 +92,6 @@ class Session:
             return latents_of(model, vae, image)
 
         self.encoded = cache(torch.no_grad()(lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))))
-        self._extra = cache(torch.no_grad()(lambda word: retrinet_model.read_word(model, clip, word, learn.size)[1]))
         people = identities.load(data[0], learn.size, *data[1:], learn.loop.seed)
         self.bank = Bank(people, encode, learn.size)
         target, shot = self.bank.target(0, 0)
@@ -155,12 +154,16 @@ class Session:
                 learn,
                 scale=scale,
                 source=self._source,
-                extra=self._extra,
+                extra=self._beside,
             )
             made.extend([training, training.references([0], [choices])])
 
         self._run(words, work)
         return tuple(made)
+
+    def _beside(self, word: str) -> dict[str, Tensor]:
+        """What SDXL wants besides a word that was encoded before: CLIP takes no memory while the model learns."""
+        return gradients.plain(retrinet_model.beside_text(self.model, self.encoded(word), self.learn.size))
 
     def _run(self, prompts: set[str], work: Callable[[denoiser.ComfyDenoiser, Callable], None]) -> None:
         """`work(denoiser, text)` while the model is loaded; text gives the conditioning of any of these prompts."""

@@ -23,11 +23,12 @@ from ..core.toffee.inpainting import CHANNELS, masked_channels
 from ..core.toffee.tokens import EMBEDDED, Tokens
 from ..core.weights import Delta
 from . import denoiser, vision, vision_model
+from .demo_model import DemoModel
 from .hooks import sites, unet_of
 from .managed import Managed, managed
 from .segmentation import pictures
 
-KEY, PIXELS = "likeness_toffee", 8  # of a latent's side
+KEY, CHANGES, PIXELS = "likeness_toffee", "likeness_toffee_changes", 8  # of a latent's side
 
 
 def encode(image: Tensor, mask: Tensor | None, model: vision.Model) -> Tokens:
@@ -89,6 +90,8 @@ def apply(model: Any, loaded: Loaded, tokens: Tokens, reach: Reach) -> Any:
     adapter, delta = loaded.adapter.model, None if loaded.delta is None else loaded.delta.model
     adapter.check(tuple(sites(unet_of(model))))
     _check_channels(model, adapter.model, channels_of(delta))
+    if not isinstance(model.model.model_config, DemoModel):  # the only one that is widened here
+        adapter.check_inputs(model.model.model_config.unet_config["in_channels"])
     injection = Injection(adapter, tokens.tokens, denoiser.timesteps_of(model), reach)
     if not described.same(tokens.dino, adapter.dino):
         logging.warning(
@@ -97,10 +100,16 @@ def apply(model: Any, loaded: Loaded, tokens: Tokens, reach: Reach) -> Any:
     if not reach.strength:
         return model.clone()
     hooks, parts, patched = injection.hooks, [loaded.adapter], model
-    if delta is not None and (reach.start_percent, reach.end_percent) == (0, 1):
-        patched = merged(model, delta)
-    elif delta is not None:
-        hooks, parts = replace(hooks, weights=changed(delta, injection.steps, reach)), [*parts, loaded.delta]
+    # two subjects by one network: what training changed is changed once
+    there = model.get_attachment(CHANGES) or ()
+    before = {is_merged for known, is_merged in there if known is delta}
+    if delta is not None and True not in before:
+        if merging := not before and (reach.start_percent, reach.end_percent) == (0, 1):
+            patched = merged(model, delta)
+        else:
+            hooks, parts = replace(hooks, weights=changed(delta, injection.steps, reach)), [*parts, loaded.delta]
+            patched = model.clone()
+        patched.set_attachments(CHANGES, (*there, (delta, merging)))
     patched, key = denoiser.attach(patched, hooks, last=True), f"{KEY}_{id(injection)}"
     patched.set_additional_models(key, parts)
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, key, lambda patcher: injection.forget())

@@ -18,7 +18,20 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # plain modules beside each other
 
 from evidence import bench as benches  # noqa: E402
-from evidence import claims, command, curves, learned, measure, methods, ours, perfusion, results, run, zero_shot  # noqa: E402
+from evidence import (  # noqa: E402
+    claims,
+    claims_curves,
+    command,
+    curves,
+    learned,
+    measure,
+    methods,
+    ours,
+    perfusion,
+    results,
+    run,
+    zero_shot,
+)
 from evidence.claims_list import CLAIMS  # noqa: E402
 from evidence.learned import Recipe, tuned  # noqa: E402
 from likeness.core import files  # noqa: E402
@@ -420,15 +433,18 @@ def test_the_same_command_takes_a_checkpoint_and_folders(tmp_path, capsys):
     assert "data:image/jpeg" in page and "needs masks of the photos" in page
     with pytest.raises(SystemExit, match="there is no 'Magic'; choose from foundation, Textual Inversion"):
         command.main([*where, *judged, *quick, *out, "--parts", "grid", "--methods", "Magic"])
-    with pytest.raises(SystemExit, match="measured with another model, prompts or sampling"):
+    with pytest.raises(SystemExit, match="measured with another model, prompts, sampling or judges"):
         command.main([*where, *judged, *quick, *out, "--parts", "grid", "--guidance", "3"])
 
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(SystemExit, match="--model and --references: give both"):
         command.main(["--model", "x", "--results", str(tmp_path / "r.json")])
-    with pytest.raises(SystemExit, match="give --results another file"):
+    with pytest.raises(SystemExit, match="give --work, --results, --report of their own"):
         command.main(["--limit", "2"])
+    elsewhere = ["--results", str(tmp_path / "r.json"), "--report", str(tmp_path / "r.html")]
+    with pytest.raises(SystemExit, match="give --work of their own"):
+        command.main(["--limit", "2", *elsewhere])
     (tmp_path / "p.txt").write_text("a photo of a dog\n")
     with pytest.raises(ValueError, match=r"has no \{\} for the subject's word"):
         command.read_prompts(tmp_path / "p.txt")
@@ -439,17 +455,30 @@ def test_mistakes_are_named(tmp_path):
 
 def test_tuning_chooses_the_best_and_the_grid_uses_it(bench, monkeypatch):
     monkeypatch.setattr(run, "tuning_cases", lambda: benches.tuning_cases(1))
-    monkeypatch.setattr(run, "_tried", lambda bench, case, name, recipe: recipe.lr * recipe.steps)
+    asked = []
+
+    def scored(bench, case, name, recipe):
+        asked.append(recipe)
+        if name == "Textual Inversion" and (recipe.lr, recipe.steps) == (2e-2, 250):
+            raise FloatingPointError("nan")
+        return recipe.lr * recipe.steps if name == "Textual Inversion" else recipe.scale
+
+    monkeypatch.setattr(run, "_tried", scored)
     found = comparison.blank()
     run.tune(bench, found, ["Textual Inversion"], lambda: None, lambda text: None)
     tuning = found["tuning"]["Textual Inversion"]
     grid = methods.grid_of(bench, "Textual Inversion")
     assert {r.steps for r in methods.grid_of(replace(bench, limit=200), "DreamBooth")} == {100, 200}
     assert len(tuning["tried"]) == len(grid) and tuning["chosen"]["steps"] == max(r.steps for r in grid)
+    assert [t["skipped"] for t in tuning["tried"] if "score" not in t] == ["FloatingPointError: nan"]
+    count = len(asked)
+    run.tune(bench, found, ["Textual Inversion"], lambda: None, lambda text: None)
+    assert len(asked) == count + 1 and found["tuning"]["Textual Inversion"] == tuning  # only what failed is tried again
     best = run.chosen(found)["Textual Inversion"]
     assert methods.entries(bench, run.chosen(found))["Textual Inversion"].settings == repr(best)
-    measured = {case.name for case in benches.cases(8, benches.KINDS)}
-    assert not measured & {case.name for case in benches.tuning_cases()}
+    with pytest.raises(ValueError, match="at most 400"):
+        benches.demo(401)
+    assert [case.name for case in benches.tuning_cases()] == ["cat 50", "car 50"]  # a run of 400 ends with number 49
 
 
 def made_up(**methods_values):
@@ -475,6 +504,21 @@ def test_claims_are_judged_by_their_intervals():
     alike = claims.kept(("a", "b", "clip_t"))
     assert alike(made_up(a={"clip_t": 0.41}, b={"clip_t": 0.4}))[0].holds
     assert not alike(made_up(a={"clip_t": 0.43}, b={"clip_t": 0.4}))[0].holds
+    no_more = claims.not_more("a", "b", "clip_t")
+    assert no_more(made_up(a={"clip_t": 0.41}, b={"clip_t": 0.4}))[0].holds  # alike is no more, if not surely less
+    assert not no_more(made_up(a={"clip_t": 0.43}, b={"clip_t": 0.4}))[0].holds
+    assert no_more(made_up(a={"clip_t": 0.43}))[0].holds is None
+
+
+def test_perfusion_counts_among_the_baselines_where_it_was_measured():
+    values = {name: {"clip_t": 0.4} for name in claims.BASELINES} | {"Infusion": {"clip_t": 0.5}}
+    first = next(claim for claim in CLAIMS if claim.number == 1)
+    assert first.judged(made_up(**values))["verdict"] == claims.REPRODUCED
+    beaten = first.judged(made_up(**values, Perfusion={"clip_t": 0.6}))
+    assert beaten["verdict"] == claims.NOT and "less Perfusion" in beaten["found"][-1]
+    skipped = made_up(**values)
+    skipped["methods"]["Perfusion"] = {"skipped": "not installed"}
+    assert first.judged(skipped)["verdict"] == claims.REPRODUCED
 
 
 def test_there_are_the_32_claims_and_nothing_is_claimed_without_numbers(tmp_path, monkeypatch):
@@ -494,6 +538,8 @@ def test_every_claim_that_has_a_check_is_judged_once_all_rows_are_measured(bench
     found = made_up(**{row: dict.fromkeys(report.METRICS, 0.1 + 0.01 * i) for i, row in enumerate(rows)})
     for method in found["methods"].values():
         method["costs"] = {"train_seconds": 1.0}
+    for subject, own in found["methods"]["Toffee"]["subjects"].items():  # compared at the same faith to the prompt
+        own["clip_t"] = found["methods"]["InstructPix2Pix 1.5"]["subjects"][subject]["clip_t"]
     values = dict.fromkeys(("w2", "fisher", "clip_t", "clip_i", "dino"), 1.0)
     found["curves"] = {row: {"cat 0": {"100": values, "2000": values}} for row in methods.CURVED}
     found["segmented"] = {f"s{i}": {"dino": 0.5, "seg_dino": 0.9} for i in range(3)}
@@ -510,7 +556,9 @@ def test_claims_about_runs_of_another_benchmark(tmp_path, monkeypatch):
     subjects = {"a": (0.9, 0.1), "b": (0.4, 0.8)}
     rows = {
         f"controlnet-{pipeline}": {
-            "subjects": {str(i): {"clip_i": [x + 0.01 * i], "clip_t": [y - 0.01 * i]} for i in range(4)}
+            "base": "x",
+            "steps": 2,
+            "subjects": {str(i): {"clip_i": [x + 0.01 * i], "clip_t": [y - 0.01 * i]} for i in range(4)},
         }
         for pipeline, (x, y) in subjects.items()
     }
@@ -519,6 +567,11 @@ def test_claims_about_runs_of_another_benchmark(tmp_path, monkeypatch):
     found = by_number[18].judged(comparison.blank())
     assert found["verdict"] == claims.REPRODUCED
     assert "controlnet-b less controlnet-a: -0.500 [-0.500, -0.500]" in found["found"][0]
+    for key, other in (("base", "y"), ("steps", 3)):
+        apart = {**rows, "controlnet-a": {**rows["controlnet-a"], key: other}}
+        (tmp_path / "retrinet-claims.json").write_text(json.dumps({"methods": apart, "maps": levels}))
+        assert by_number[18].judged(comparison.blank())["verdict"] == claims.OPEN
+    (tmp_path / "retrinet-claims.json").write_text(json.dumps({"methods": rows, "maps": levels}))
     maps = by_number[22].judged(comparison.blank())
     assert maps["verdict"] == claims.NOT and "0.900 to 0.500" in maps["found"][0]
     seen = {"subjects": {str(i): {"photo's view": [1.0]} for i in range(3)}}
@@ -533,11 +586,16 @@ def test_claims_about_curves_and_other_results(tmp_path):
     curve = {"100": {"w2": 1.0, "fisher": 0.0, "clip_t": 0.5}, "2000": {"w2": 2.0, "fisher": 0.0, "clip_t": 0.4}}
     steady = {"100": {"w2": 1.0, "fisher": 0.0, "clip_t": 0.5}, "2000": {"w2": 1.1, "fisher": 0.0, "clip_t": 0.5}}
     found["curves"] = {"a": {"cat 0": curve}, "b": {"cat 0": steady}}
-    assert claims.grows("a", "w2", "W2")(found)[0].holds and not claims.grows("a", "clip_t", "")(found)[0].holds
-    assert claims.ends_below("b", ["a"], "w2", "W2")(found)[0].holds
-    assert claims.falls_less("b", ["a"], "clip_t")(found)[0].holds
-    assert claims.zero("a", "fisher", "")(found)[0].holds and not claims.zero("a", "w2", "")(found)[0].holds
-    assert claims.zero("c", "fisher", "")(found)[0].holds is None
+    assert (
+        claims_curves.grows("a", "w2", "W2")(found)[0].holds
+        and not claims_curves.grows("a", "clip_t", "")(found)[0].holds
+    )
+    assert claims_curves.ends_below("b", ["a"], "w2", "W2")(found)[0].holds
+    assert claims_curves.falls_less("b", ["a"], "clip_t")(found)[0].holds
+    assert (
+        claims_curves.zero("a", "fisher", "")(found)[0].holds and not claims_curves.zero("a", "w2", "")(found)[0].holds
+    )
+    assert claims_curves.zero("c", "fisher", "")(found)[0].holds is None
     read = claims.from_file("x.json", lambda data: [claims.Finding("", data["a"]["b"] == 1)], tmp_path)
     assert read(found)[0].holds is None
     for text, holds in (("{}", None), ('{"a": {"b": 1}}', True)):
@@ -549,6 +607,8 @@ def test_the_closest_in_prompt_is_compared_in_likeness():
     found = made_up(
         a={"dino": 0.5, "clip_t": 0.3}, near={"dino": 0.6, "clip_t": 0.31}, far={"dino": 0.1, "clip_t": 0.5}
     )
+    apart = claims.matched_above("a", ("far",), "dino", "clip_t")(found)[0]
+    assert apart.holds is None and "CLIP-T of a and far, the closest, are 0.200 apart" in apart.text
     assert not claims.matched_above("a", ("near", "far"), "dino", "clip_t")(found)[0].holds
     assert "a less near" in claims.matched_above("a", ("near", "far"), "dino", "clip_t")(found)[0].text
 
@@ -561,6 +621,11 @@ def test_results_are_written_in_full_and_read_again(bench, tmp_path):
     assert results.load(path)["setting"] == json.loads(json.dumps(found["setting"]))
     assert results.same_setting(results.load(path), bench)
     assert not results.same_setting(results.load(path), replace(bench, steps=3))
+    other_judge = replace(bench, models=replace(bench.models, dino=bench.models.clip))
+    assert not results.same_setting(results.load(path), other_judge)
+    assert results.begun(results.load(path), replace(bench, cases=())) == results.load(path)["setting"]
+    more = results.begun(results.load(path), replace(bench, cases=(replace(bench.cases[0], name="dog 3"),)))
+    assert more["subjects"] == ["cat 0", "dog 3"] and more["machine"] == found["setting"]["machine"]
     assert results.load(tmp_path / "none.json") == comparison.blank()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from ..core import files
 from ..core.controlnet import load as load_controlnet
 from ..core.diffusers import DiffusersDenoiser
 from ..core.toffee import adapter as adapters
-from ..core.toffee.tokens import EMBEDDED
+from ..core.toffee.adapter import Adapter
+from ..core.toffee.tokens import EMBEDDED, same
 from . import loop
 from .data.examples import Load
 from .dino_adapter import Bank, Learn, Training, begin, source_of
@@ -80,12 +82,11 @@ def run(
             denoiser.save_memory()
         name = config.dino or judges.JUDGES / "dino"
         dino = Dino(name, device=accelerator.device)
+        adapter = begin(model, denoiser, dino.model.config.hidden_size, config.learn, config.dino or EMBEDDED, source)
         if config.init:
-            adapter = adapters.load(config.init)
-            adapter.check(denoiser.sites)
-        else:
-            width = dino.model.config.hidden_size
-            adapter = begin(model, denoiser, width, config.learn, config.dino or EMBEDDED, source)
+            adapter = begun(adapters.load(config.init), adapter)
+        adapter.check_inputs(channels := loaded.denoiser.unet.config.in_channels)
+        adapter.settings["inputs"] = channels
         adapter.to(accelerator.device)
         start = files.fingerprint(adapter.state_dict())
         network = None
@@ -93,12 +94,40 @@ def run(
             network = load_controlnet(controlnet, loaded.denoiser.unet)
         bank = Bank(loads, loaded.encode, dino.tokens, model == "toffeenet", config.keep_encoded)
         file = config.checkpoint or config.out.with_suffix(".checkpoint")
-        identity = f"{source} {start} {len(loads)}"
-        training = Training(
-            denoiser, adapter, loaded.text, bank, config.learn, network, file, accelerator, source=identity
-        )
+        identity = f"{source} {start} {len(loads)} {data_of(config)}"
+        text = partial(loaded.text, size=(config.size, config.size))
+        training = Training(denoiser, adapter, text, bank, config.learn, network, file, accelerator, source=identity)
         with finished(training, accelerator, lambda learned: adapters.save(config.out, learned)):
             training.run(watch and (lambda progress: watch(model, progress)))
         if accelerator.is_main_process:
             file.unlink(missing_ok=True)
     return config.out
+
+
+def begun(adapter: Adapter, like: Adapter) -> Adapter:
+    """An adapter that a training goes on from.
+
+    Args:
+        like: what the training would begin with.
+
+    Raises:
+        ValueError: another model of the three, family or DINO, or other parts than are to be learned.
+    """
+    if adapter.model != like.model:
+        raise ValueError(f"init: it is a {adapter.model}; give a {like.model}")
+    if not same(adapter.dino, like.dino):
+        raise ValueError(f"init: it was trained with the DINO {adapter.dino}; give that one, not {like.dino}")
+    own, wanted = ({k: t.shape for k, t in each.state_dict().items()} for each in (adapter, like))
+    if own != wanted:
+        odd = sorted(set(own.items()) ^ set(wanted.items()))[0][0]
+        raise ValueError(
+            f"init: its {odd} is not as this training would begin with; give the model, learn.what and learn.rank that "
+            "it was trained with"
+        )
+    return adapter
+
+
+def data_of(config: Config) -> str:
+    """What a training learns from, so that a checkpoint of other data is refused."""
+    other = ("out", "init", "keep_encoded", "checkpoint", "threads", "learn")
+    return repr({name: str(value) for name, value in vars(config).items() if name not in other})

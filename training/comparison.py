@@ -11,12 +11,12 @@ from typing import Any
 from ..core.metrics.similarity import Interval, paired_bootstrap
 
 FORMAT = 1
-PARTS = ("setting", "methods", "tuning", "curves", "segmented")
+PARTS = ("setting", "methods", "tuning", "curves", "recipes", "segmented")
 
 
 def blank() -> dict[str, Any]:
     """Results of nothing yet."""
-    return {"format": FORMAT, **{part: {} for part in PARTS}, "claims": []}
+    return {"format": FORMAT, **{part: {} for part in PARTS}, "claims": [], "bar": []}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -55,8 +55,19 @@ def mean(results: Mapping[str, Any], method: str, metric: str, prompts: Sequence
     return interval(found)
 
 
+def trained_on(results: Mapping[str, Any], method: str) -> tuple[Any, ...]:
+    """What rows that are compared share, as far as they say: base, settings, steps (of a longer run, before that)."""
+    row = results["methods"].get(method, {})
+    return row.get("base"), row.get("learn"), row.get("unit", row.get("steps"))
+
+
 def difference(results: Mapping[str, Any], one: str, other: str, metric: str) -> Interval | None:
-    """One method less the other, on the subjects that both were measured on; None where there is none."""
+    """One method less the other, on the subjects that both were measured on.
+
+    None where there is none, or where they were trained on different things, see `trained_on`.
+    """
+    if trained_on(results, one) != trained_on(results, other):
+        return None
     a, b = (values(results, name, metric) for name in (one, other))
     return interval({name: [x - y for x, y in zip(a[name], b[name])] for name in a if name in b})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from ..core import files, weights
 from ..core.controlnet import Controlled
 from ..core.diffusers import DiffusersDenoiser, Text
+from ..core.text import KEPT
 from ..core.toffee import adapter as adapters
 from ..core.toffee.adapter import Adapter, Injection
 from ..core.toffee.drawing import constant
@@ -155,7 +157,7 @@ class Training:
         if not len(bank):
             raise ValueError("pictures: there is nothing to learn from")
         self.denoiser, self.adapter, self.bank, self.learn = denoiser, adapter, bank, learn
-        self.controlnet, self._text, self._texts = controlnet, text, {}
+        self.controlnet, self.text = controlnet, lru_cache(KEPT)(text)
         self.device = next(adapter.parameters()).device
         self._weight = snr_weight(denoiser.schedule) if learn.snr else torch.ones(len(denoiser.schedule))
         settings = {k: v for k, v in vars(learn).items() if k not in ("loop", "save_memory")}
@@ -180,7 +182,7 @@ class Training:
         for name, tensor in self.trainer.weights().items():
             own[name].copy_(tensor)
         s = self.learn
-        adapter.settings = {"steps": self.trainer.step, "lr": s.loop.lr, "batch": s.batch, "seed": s.loop.seed}
+        adapter.settings |= {"steps": self.trainer.step, "lr": s.loop.lr, "batch": s.batch, "seed": s.loop.seed}
         adapter.settings |= {"what": s.what, "reconstruct": s.reconstruct}
         return adapter.eval().requires_grad_(False)
 
@@ -207,12 +209,6 @@ class Training:
         answer = self._model(examples, flat, z0)(z, t.to(self.device), text, hooks=hooks)[0]
         wrong = (answer.float() - wanted).square().mean((1, 2, 3))
         return (wrong * self._weight[t].to(self.device)).mean()
-
-    def text(self, prompt: str) -> Text:
-        """A prompt's conditioning, encoded once."""
-        if prompt not in self._texts:
-            self._texts[prompt] = self._text(prompt)
-        return self._texts[prompt]
 
     def _model(self, examples: Sequence[Encoded], flat: Tensor, like: Tensor) -> Any:
         """The model, under its ControlNet if there is one."""

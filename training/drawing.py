@@ -111,8 +111,9 @@ def _retrinet(config: Config, model: Checkpoint) -> Way:
     shows = config.shows or ("figure",) * len(pictures)
     if len(shows) != len(pictures):
         raise ValueError(f"shows: {len(shows)} for {len(pictures)} references; give one for each, or none")
-    cut = [cut_out(picture, mask, config.size) for picture, mask in zip(pictures, masks)]
-    texts = [_read(config, model, word) for word in shows]
+    size = network.settings.get("size", config.size)  # that it has learned to read
+    cut = [cut_out(picture, mask, size) for picture, mask in zip(pictures, masks)]
+    texts = [model.text(word, (), (size, size)) for word in shows]
     extra = [text.extra.get("added_cond_kwargs", {}) for text in texts]
     references = References(
         model.encode(torch.stack([picture for picture, _ in cut])),
@@ -130,6 +131,7 @@ def _adapter(config: Config, model: Checkpoint) -> Way:
 
     adapter, base = adapters.load(config.learned).eval(), model.denoiser
     adapter.check(base.sites)
+    adapter.check_inputs(base.unet.config.in_channels)
     pictures, masks = _references(config)
     if len(pictures) > 1:
         raise ValueError(f"references: a {adapter.model} draws from one picture; {len(pictures)} are given")

@@ -178,6 +178,7 @@ def drawer(config: Config) -> tuple[Draw, Callable[[str, int], Tensor]]:
         raise ValueError(f"adapter: {config.adapter.name} is a {adapter.model}; give a ToffeeNet")
     loaded = checkpoint.load(config.model or MODEL, device=config.device)
     adapter.check(loaded.denoiser.sites)
+    adapter.check_inputs(loaded.denoiser.unet.config.in_channels)
     adapter.to(config.device).eval()
     name = config.describe or adapter.dino
     dino = Dino(judges.JUDGES / "dino" if name == EMBEDDED else name, device=config.device)

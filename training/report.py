@@ -71,7 +71,7 @@ def write(config: Config) -> Path:
 
 def page(results: Mapping[str, Any], pictures: Path | None = None) -> str:
     """The whole page as text."""
-    tables = (_setting, _likeness, _scatters, _groups, _costs, _curves, _claims, _tuning, _settings, _left_out)
+    tables = (_setting, _likeness, _scatters, _groups, _costs, _curves, _bar, _claims, _tuning, _settings, _left_out)
     parts = [*(table(results) for table in tables), _pictures(pictures)]
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>Likeness: evidence</title>'
     return f"{head}<style>{STYLE}</style><h1>Likeness: evidence</h1>" + "".join(parts) + "</html>\n"
@@ -192,6 +192,16 @@ def along(found: Mapping[str, Mapping[str, Mapping[str, float]]], metric: str) -
     return line
 
 
+def _bar(results: Mapping[str, Any]) -> str:
+    rows = [list(row.values()) for row in results["bar"]]
+    note = (
+        "<p>Ours against the best of all others that were measured, as paired differences over subjects with their 95% "
+        "intervals.</p>"
+    )
+    heads = ["", "ours", "", "best other", "", "ours less it", "verdict"]
+    return f"<h2>Where our methods should be best</h2>{note}{html_table(heads, rows)}" if rows else ""
+
+
 def _claims(results: Mapping[str, Any]) -> str:
     if not results["claims"]:
         return ""
@@ -199,7 +209,8 @@ def _claims(results: Mapping[str, Any]) -> str:
     rows = []
     for claim in results["claims"]:
         verdict = f'<span class="{kinds.get(claim["verdict"], "open")}">{escape(claim["verdict"])}</span>'
-        found = "<br>".join(map(escape, claim["found"])) or escape(claim.get("note", ""))
+        lines = [*claim["found"], *_open(claim.get("open", [])), claim.get("note", "")]
+        found = "<br>".join(escape(line) for line in lines if line)
         cells = [str(claim["number"]), escape(claim["paper"]), escape(claim["text"]), escape(claim["where"]), found]
         rows.append("<tr>" + "".join(f'<td class="text">{c}</td>' if i in (2, 4) else f"<td>{c}</td>"
                                      for i, c in enumerate([*cells, verdict])) + "</tr>")  # fmt: skip
@@ -212,13 +223,19 @@ def _claims(results: Mapping[str, Any]) -> str:
     return f"<h2>What the papers claim</h2>{note}<table><tr>{heads}</tr>{''.join(rows)}</table>"
 
 
+def _open(missing: Sequence[str]) -> list[str]:
+    """What is not decided, in one line."""
+    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return [f"not measured: {missing[0].rstrip(': ')}{more}"] if missing else []
+
+
 def _tuning(results: Mapping[str, Any]) -> str:
     rows = []
     for name, tuning in results["tuning"].items():
         for tried in tuning["tried"]:
-            mark = "chosen" if tried["recipe"] == tuning["chosen"] else ""
+            mark = "chosen" if tried["recipe"] == tuning.get("chosen") else tried.get("skipped", "")
             recipe = ", ".join(f"{k} {v}" for k, v in tried["recipe"].items() if v not in ("", 0, 0.0))
-            rows.append([name, recipe, f"{tried['score']:.3f}", mark])
+            rows.append([name, recipe, f"{tried['score']:.3f}" if "score" in tried else "", mark])
     note = "<p>Mean of Seg-DINO x CLIP-T on subjects that are not measured above.</p>"
     return (
         "<h2>How the baselines were tuned</h2>" + note + html_table(["", "recipe", "score", ""], rows) if rows else ""
@@ -226,8 +243,18 @@ def _tuning(results: Mapping[str, Any]) -> str:
 
 
 def _settings(results: Mapping[str, Any]) -> str:
-    rows = [[name, results["methods"][name].get("settings", "")] for name in measured(results)]
-    return "<h2>Settings</h2>" + html_table(["method", "learned and drawn with"], rows) if rows else ""
+    methods = {name: results["methods"][name] for name in measured(results)}
+    rows = [[name, method.get("settings", ""), _made(results, method)] for name, method in methods.items()]
+    heads = ["method", "learned and drawn with", "made otherwise than above"]
+    return "<h2>Settings</h2>" + html_table(heads, rows) if rows else ""
+
+
+def _made(results: Mapping[str, Any], method: Mapping[str, Any]) -> str:
+    """Versions and machine of a row that are not those of the whole."""
+    kept = results["setting"]
+    own = [f"{k} {v}" for k, v in method.get("versions", {}).items() if v != kept.get("versions", {}).get(k)]
+    machine = method.get("machine", kept.get("machine"))
+    return "; ".join([*own, *([machine] if machine != kept.get("machine") else [])])
 
 
 def _left_out(results: Mapping[str, Any]) -> str:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core import files
+from ..core import files, weights
 from ..core.denoiser import Conditioning, Denoiser
 from ..core.retrinet import network as retrinet
 from ..core.retrinet.control import Retrieval
 from ..core.retrinet.network import RetriNet
 from ..core.retrinet.reference import References, box_mask
+from ..core.text import KEPT
 from . import loop, sharding
 from .data import identities
 from .data.identities import Bank, Choice
@@ -151,10 +152,14 @@ class Training:
 
     def prepare(self, step: int) -> set[str]:
         """Encode the pictures that a step will show before it does, and say which prompts it may ask for."""
-        chosen, aims, choices = self.drawn(self.trainer.generator(step))
+        numbers = range(self.learn.loop.accumulation)
+        return {""}.union(*(self._prepared(self.trainer.generator(step, number)) for number in numbers))
+
+    def _prepared(self, generator: torch.Generator) -> set[str]:
+        chosen, aims, choices = self.drawn(generator)
         shots = [self.bank.target(i, aim)[1] for i, aim in zip(chosen, aims)]
         words = [self.bank.reference(i, choice)[0] for i, own in zip(chosen, choices) for choice in own]
-        return {"", *words, *(shot.prompt for shot in shots)}
+        return {*words, *(shot.prompt for shot in shots)}
 
     def drawn(self, generator: torch.Generator) -> tuple[list[int], list[int], list[list[Choice]]]:
         """Identities of a step, their pictures to be drawn, and what is shown of the others."""
@@ -235,6 +240,26 @@ class Config:
     learn: Learn = field(default_factory=Learn)
 
 
+def begun(network: RetriNet, denoiser: Any, learn: Learn) -> RetriNet:
+    """A network that a training goes on from.
+
+    Raises:
+        ValueError: one of another family of models, or of other settings than are asked for.
+    """
+    layers = weights.layers_of(denoiser.unet, weights.DECODER)
+    network.check(denoiser.sites, denoiser.skips, layers)
+    if network.delta is None and learn.lock == "none":
+        raise ValueError(
+            "init: its decoder was locked, so it has no differences to train on; lock the decoder here too"
+        )
+    if learn.levels is not None and set(learn.levels) != set(network.levels):
+        raise ValueError(f"levels: init has {', '.join(network.levels)}; leave levels out to go on with them")
+    like = network.delta and weights.blank(layers, learn.rank).whole()
+    if like and {k: t.shape for k, t in like.items()} != {k: t.shape for k, t in network.delta.whole().items()}:
+        raise ValueError(f"rank: init's decoder differences are of another rank than {learn.rank}; give init's own")
+    return network
+
+
 def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = None) -> Path:
     """Train headless and write the RetriNet, also when it is stopped; on Accelerate's device and processes.
 
@@ -259,7 +284,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
             model.denoiser.save_memory()
         base = files.fingerprint(model.denoiser.unet.state_dict())
         if config.init:
-            network = retrinet.load(config.init)
+            network = begun(retrinet.load(config.init), model.denoiser, learn)
         else:
             network = retrinet.blank(model.denoiser, learn.rank, learn.levels, base)
         network.to(accelerator.device)
@@ -268,7 +293,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
         source = f"{base} {start} {config.records or (config.people, config.shots, config.style)}"
         file = config.checkpoint or config.out.with_suffix(".checkpoint")
 
-        @cache
+        @lru_cache(KEPT)
         def text(prompt: str) -> Conditioning:
             return model.text(prompt, size=(learn.size, learn.size))
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from grid import KINDS, Case, cases
+from grid import KINDS, Case, case_of, cases
 from likeness.core import checkpoint, files
 from likeness.core.demo import MODEL, judges
 from likeness.core.demo.truth import VALUES
+from likeness.core.toffee import tokens
+from likeness.core.vision.dino import Dino
 from likeness.training import evaluate
 from likeness.training.data import photos
 from torch import Tensor
@@ -21,6 +24,7 @@ GROUPS = ("recontextualise", "restyle", "accessorise")
 SEED = 1000  # of the first noise
 MILESTONES = (100, 250, 500, 1000, 2000)
 IDENTITY = ("colour", "dip", "stripes", "spots", "patch", "band", "badge")  # of a thing
+TUNED_ON = 50  # first number, of each kind, of the subjects that settings are chosen on; no run measures as many
 PERSON = ("hair_style", "hair_colour", "eyes", "skin", "garment", "outfit_colour", "second_colour", "pattern")
 
 
@@ -127,6 +131,19 @@ class Bench:
         """What measures pictures of a subject."""
         return replace(self.models, segment=self.segmenter and (lambda images: self.segment(images, case)))
 
+    @property
+    def judged_by(self) -> dict[str, str]:
+        """Names of all that measures."""
+        parts = {name: getattr(self.models, name) for name in ("clip", "dino", "vqa")}
+        return {name: named(part) for name, part in {**parts, "segmenter": self.segmenter, "read": self.read}.items()}
+
+    def reader(self, dino: str) -> Any:
+        """The DINO of this name, with which an adapter was trained; the judge where it is the same."""
+        judge = self.models.dino
+        if dino == tokens.EMBEDDED:
+            return judge if self.name == "demo" else judges.dino()
+        return judge if not dino or tokens.same(dino, judge.name) else dino_named(dino)
+
     def most(self, steps: int) -> int:
         """So many steps, or the limit."""
         return min(steps, self.limit) if self.limit else steps
@@ -149,8 +166,25 @@ def fingerprint(model: checkpoint.Checkpoint) -> str:
     return files.fingerprint({f"{i}.{k}": v for i, part in enumerate(parts) for k, v in part.state_dict().items()})
 
 
+@cache
+def named(part: Any) -> str:
+    """What tells a judge from others: its hub name or file, or the fingerprint of weights that lie in a folder."""
+    if hasattr(part, "detector"):
+        return f"{named(part.detector)}, {named(part.segmenter)}"
+    name = getattr(part, "name", getattr(part, "file", getattr(part, "__name__", "")))
+    if isinstance(name, Path):
+        return name.name
+    net = part.model if name and Path(name).is_dir() else getattr(part, "net", None)
+    return "" if part is None else name if net is None else files.fingerprint(net.state_dict())
+
+
+dino_named = cache(Dino)
+
+
 def demo(subjects: int = 8, work: Path = Path("runs/evidence"), **fields: Any) -> Bench:
-    """The embedded model, held-out subjects of its world, its judges."""
+    """The embedded model, held-out subjects of its world, its judges; ValueError for more subjects than there are."""
+    if subjects > TUNED_ON * len(KINDS):
+        raise ValueError(f"--subjects: at most {TUNED_ON * len(KINDS)}; settings are chosen on those after them")
     model = checkpoint.load(MODEL)
     base, shown = fingerprint(model), tuple(cases(subjects, KINDS))
     own = {"weights": work / "weights" / base, "read": judges.attributes(), "segmenter": judges.segments()}
@@ -158,9 +192,8 @@ def demo(subjects: int = 8, work: Path = Path("runs/evidence"), **fields: Any) -
 
 
 def tuning_cases(count: int = 2) -> list[Case]:
-    """Subjects to choose settings on: held out from the model's training, and not among those that are measured."""
-    kinds = KINDS[:count]
-    return cases(2 * count, kinds)[count:]
+    """Subjects to choose settings on: held out from the model's training, and beyond all that a run measures."""
+    return [case_of(kind, TUNED_ON) for kind in KINDS[:count]]
 
 
 def judge_identity(word: str) -> tuple[str, ...]:

@@ -13,12 +13,13 @@ from likeness.core.vision.grounding import GroundedSegmenter, GroundingDino
 from likeness.core.vision.sam import Sam
 from likeness.training import evaluate, report
 
-from . import claims, results, run
+from . import bar, claims, results, run
 from .bench import REAL, Bench, Prompt, demo, fingerprint, folders
 from .measure import segmented
 from .methods import entries
 
 RESULTS = Path(__file__).resolve().parent.parent / "results" / "evidence.json"
+WRITTEN = ("work", "results", "report")
 PARTS = ("train", "tune", "grid", "curves", "claims", "report")
 
 
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=25, help="DDIM steps of a picture")
     add("--guidance", type=float, default=5.0)
     add("--threads", type=int, default=1, help="numbers repeat with the same number of threads only")
-    add("--limit", type=int, default=0, help="most steps of any training: to try the harness, with --results elsewhere")
+    add("--limit", type=int, default=0, help="most steps of any training: to try the harness, all it writes elsewhere")
     add("--work", type=Path, default=Path("runs/evidence"), help="what is learned and drawn")
     add("--weights", type=Path, help="what was trained once for all subjects; WORK/weights/MODEL by default")
     add("--results", type=Path, default=RESULTS)
@@ -63,8 +64,9 @@ def bench_of(options: argparse.Namespace) -> Bench:
     )
     if options.weights is not None:
         fields["weights"] = options.weights
-    if options.limit and options.results == RESULTS:
-        raise ValueError("--limit: what so few steps learn is no result; give --results another file")
+    usual = [f"--{name}" for name in WRITTEN if getattr(options, name) == parser().get_default(name)]
+    if options.limit and usual:
+        raise ValueError(f"--limit: what so few steps learn is no result; give {', '.join(usual)} of their own")
     if (options.model is None) != (options.references is None):
         raise ValueError("--model and --references: give both for a real checkpoint, none for the demo world")
     return demo(options.subjects, options.work, **fields) if options.model is None else real(options, fields)
@@ -113,10 +115,9 @@ def work(options: argparse.Namespace) -> None:
         bench = bench_of(options)
         if not results.same_setting(found, bench):
             raise ValueError(
-                f"{options.results} was measured with another model, prompts or sampling; give another --results, or "
-                "move it away"
+                f"{options.results} was measured with another model, prompts, sampling or judges; give another "
+                "--results, or move it away"
             )
-        found["setting"] = results.setting(bench)
         measure(bench, found, options)
     if "report" in options.parts:
         config = report.Config(options.results, options.report, options.work / "pictures")
@@ -129,6 +130,8 @@ def measure(bench: Bench, found: dict[str, Any], options: argparse.Namespace) ->
         raise ValueError(f"--methods: there is no {unknown[0]!r}; choose from {', '.join(entries(bench))}")
     save = partial(results.save, options.results, found)
     say = partial(print, flush=True)
+    if {"tune", "grid", "curves"} & set(options.parts):
+        found["setting"] = results.begun(found, bench)
     if "train" in options.parts and bench.name == "demo":
         run.train(bench, say)
     if "tune" in options.parts and bench.name == "demo":
@@ -139,6 +142,8 @@ def measure(bench: Bench, found: dict[str, Any], options: argparse.Namespace) ->
         run.draw_curves(bench, found, options.methods, save, say)
     if "claims" in options.parts and bench.name == "demo":
         found["segmented"] = {case.name: segmented(bench, case) for case in bench.cases}
-    found["claims"] = claims.judged(found)
+        lost = sum(each["left out"] for each in found["segmented"].values())
+        say(f"segmented metrics: {lost} pictures without a subject left out")
+    found["claims"], found["bar"] = claims.judged(found), bar.judged(found)
     save()
     run.pictures(bench, found, options.work / "pictures")

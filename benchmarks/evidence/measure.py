@@ -82,13 +82,21 @@ def read(bench: Bench, case: Case, images: Tensor, prompts: list[Prompt]) -> dic
 
 @torch.no_grad()
 def segmented(bench: Bench, case: Case) -> dict[str, float]:
-    """The same subject of the demo world in eight places: mean DINO and Seg-DINO of the pairs of pictures."""
+    """The same subject of the demo world in all places: mean DINO and Seg-DINO of the pairs of pictures.
+
+    Pictures in which no subject is found are left out and counted; nothing but their number where fewer than two are
+    left.
+    """
     kind, number = case.name.rsplit(" ", 1)
     subject = world.held_out_subjects(int(number) + 1, kind)[int(number)]
     images = torch.stack([world.draw(subject, world.Scene(place, "photo")).image for place in world.BACKGROUNDS])
-    alone = masked(images, bench.segment(images, case))
-    count, found = len(images), {}
-    for name, shown in (("dino", images), ("seg_dino", alone)):
+    masks = bench.segment(images, case)
+    seen = masks.flatten(1).amax(1) > 0
+    images, masks = images[seen], masks[seen]
+    count, found = len(images), {"left out": int((~seen).sum())}
+    if count < 2:
+        return found
+    for name, shown in (("dino", images), ("seg_dino", masked(images, masks))):
         x = bench.models.dino.images(shown)
         found[name] = round(float((x @ x.T).sum() - count) / (count * (count - 1)), 4)
     return found

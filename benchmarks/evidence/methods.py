@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from grid import Case, Method
 from hifi_ablation import GUIDE, TABLE
 from likeness.core import files
+from likeness.core.toffee import tokens
+from likeness.core.toffee.matching import SHARE, THRESHOLD
 
 from . import baselines, ours, perfusion, zero_shot
 from .baselines import RARE
-from .bench import Bench
+from .bench import Bench, named
 from .learned import Begin, Build, Customised, Recipe, drawer, foundation, tuned
 
 FAMILIES = ("foundation", "tuned", "zero-shot", "ours")
@@ -75,6 +77,7 @@ GRIDS: dict[str, tuple[Recipe, ...]] = {
     "Perfusion": (Recipe(3e-2, 250), Recipe(1e-2, 250)),
 }
 TRIED_STEPS = (100, 250, 500)
+SCALED = {"IP-Adapter": (zero_shot.Scale(1.0), zero_shot.Scale(0.5))}  # the same for what is not trained on a subject
 # as published for SD1.x: diffusers' examples; Custom Diffusion's and Infusion's papers
 PUBLISHED: dict[str, Recipe] = {
     "Textual Inversion": Recipe(5e-4, 3000),
@@ -86,17 +89,19 @@ PUBLISHED: dict[str, Recipe] = {
 INFUSION = Recipe(0.01, 500)  # learning rate and batch are the paper's
 
 
-def grid_of(bench: Bench, name: str) -> list[Recipe]:
-    """All that is tried for a baseline: its recipes, each at several numbers of steps."""
+def grid_of(bench: Bench, name: str) -> list[Recipe | zero_shot.Scale]:
+    """All that is tried for a baseline: its recipes, each at several numbers of steps, or its scales."""
+    if name in SCALED:
+        return list(SCALED[name])
     tried = sorted({bench.most(steps) for steps in TRIED_STEPS})
     return [replace(recipe, steps=steps) for recipe in GRIDS[name] for steps in tried]
 
 
-def recipes(bench: Bench, chosen: Mapping[str, Recipe]) -> dict[str, Recipe]:
+def recipes(bench: Bench, chosen: Mapping[str, Recipe | zero_shot.Scale]) -> dict[str, Recipe]:
     """What each tuned method is trained with: what tuning chose, or published settings on real checkpoints."""
     usual = {name: grid[0] for name, grid in GRIDS.items()} if bench.name == "demo" else PUBLISHED
     found = {**usual, **chosen, "Infusion": INFUSION}
-    return {name: replace(recipe, steps=bench.most(recipe.steps)) for name, recipe in found.items()}
+    return {name: replace(found[name], steps=bench.most(found[name].steps)) for name in BEGIN}
 
 
 def one_text(bench: Bench) -> str:
@@ -118,16 +123,16 @@ def tuned_entry(name: str, recipe: Recipe) -> Entry:
 # --- all -------------------------------------------------------------------------------------------------------------
 
 
-def entries(bench: Bench, chosen: Mapping[str, Recipe] | None = None) -> dict[str, Entry]:
+def entries(bench: Bench, chosen: Mapping[str, Recipe | zero_shot.Scale] | None = None) -> dict[str, Entry]:
     """Every row by name, those that can't be measured here included.
 
     Args:
-        chosen: recipes of tuned baselines, where tuning chose.
+        chosen: recipes and scales of baselines, where tuning chose.
     """
-    found = recipes(bench, chosen or {})
+    found, scale = recipes(bench, chosen or {}), (chosen or {}).get("IP-Adapter", SCALED["IP-Adapter"][0])
     rows = [Entry("foundation", "foundation", foundation), *(tuned_entry(name, r) for name, r in found.items())]
-    rows += [*_zero_shot(bench), *_infusions(found["Infusion"]), *_hifi(bench, found["DreamBooth"]), *_retrinet(bench)]
-    return {row.name: row for row in [*rows, *_toffee(bench)]}
+    rows += [*_zero_shot(bench, scale), *_infusions(found["Infusion"]), *_hifi(bench, found["DreamBooth"])]
+    return {row.name: row for row in [*rows, *_retrinet(bench), *_toffee(bench)]}
 
 
 def _infusions(recipe: Recipe) -> list[Entry]:
@@ -146,37 +151,36 @@ def _infusions(recipe: Recipe) -> list[Entry]:
 def _hifi(bench: Bench, dreambooth: Recipe) -> list[Entry]:
     steps = bench.most(HIFI_STEPS if bench.name == "demo" else 1000)
     table = {name: replace(row, timesteps=bench.most(row.timesteps)) for name, row in TABLE.items()}
+    led = f"{GUIDE} {named(bench.segmenter)} {named(bench.models.dino)}"  # what guidance reads
     rows = [
         Entry(f"HiFi: {name.removeprefix('+ ')}", "ours", partial(ours.learned_rows, row=row, steps=steps),
-              f"{row} {steps} {GUIDE if row.led else ''}", ours.needs_masks if row.masked else lambda bench: "",
-              0.5 if row.led else 1.0)
+              f"{row} {ours.learn_of(row, steps)} {led if row.led else ''}",
+              ours.needs_masks if row.masked else lambda bench: "", 0.5 if row.led else 1.0)
         for name, row in table.items() if not row.fine_tuned
     ]  # fmt: skip
 
     def build(bench: Bench, case: Case) -> Customised:
         return ours.led(bench, case, tuned(bench, case, "DreamBooth", baselines.dreambooth, dreambooth))
 
-    settings = f"{dreambooth} {GUIDE}"
-    return [*rows, Entry("HiFi: DreamBooth with guidance", "ours", build, settings, ours.needs_masks, 0.5)]
+    return [*rows, Entry("HiFi: DreamBooth with guidance", "ours", build, f"{dreambooth} {led}", ours.needs_masks, 0.5)]
 
 
-def _zero_shot(bench: Bench) -> list[Entry]:
+def _zero_shot(bench: Bench, scale: zero_shot.Scale) -> list[Entry]:
     adapter, folder = bench.weights / zero_shot.IP_ADAPTER, bench.weights / zero_shot.PIX2PIX
     train = "python benchmarks/evidence --parts train"
 
     def absent(path, bench: Bench) -> str:
         return "" if path.exists() else f"no {path.name} in {bench.weights}; `{train}` makes one for the demo world"
 
-    known = files.fingerprint(zero_shot.load_file(adapter)) if adapter.exists() else ""
-    rows = [Entry("IP-Adapter", "zero-shot", partial(zero_shot.ip_adapter, path=adapter), known,
+    build = partial(zero_shot.ip_adapter, path=adapter, scale=scale.scale)
+    seen = _fingerprint(bench.weights / "image_encoder") or named(bench.models.clip)
+    rows = [Entry("IP-Adapter", "zero-shot", build, f"{_fingerprint(adapter)} {scale} {seen}",
                   partial(absent, adapter))]  # fmt: skip
-    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    known = files.fingerprint(zero_shot.load_file(weights)) if weights.exists() else ""
-    for scale in (1.2, 1.5, 1.8):  # Toffee, Table 4
-        build = partial(zero_shot.pix2pix, folder=folder, image_guidance=scale)
-        rows.append(
-            Entry(f"InstructPix2Pix {scale}", "zero-shot", build, f"{known} {scale}", partial(absent, folder / "unet"))
-        )
+    known = _fingerprint(folder / "unet")
+    for guidance in (1.2, 1.5, 1.8):  # Toffee, Table 4
+        build = partial(zero_shot.pix2pix, folder=folder, image_guidance=guidance)
+        name, missing = f"InstructPix2Pix {guidance}", partial(absent, folder / "unet")
+        rows.append(Entry(name, "zero-shot", build, f"{known} {guidance}", missing))
     return rows
 
 
@@ -190,7 +194,8 @@ def _retrinet(bench: Bench) -> list[Entry]:
 
 def _toffee(bench: Bench) -> list[Entry]:
     refiner = partial(ours.needs, "refiner.safetensors", "likeness train refiner")
-    other = _fingerprint(ours.weights_of(bench, "refiner.safetensors"))
+    file = ours.weights_of(bench, "refiner.safetensors")
+    other = f"{_fingerprint(file)} {_reads(bench, file)} {THRESHOLD} {SHARE} {ours.NOISED}"
     (whole, *more) = _networks(bench, "toffeenet", "Toffee", ours.toffee)
 
     def also(name: str, what: str, missing: Callable[[Bench], str], **how: Any) -> Entry:
@@ -212,12 +217,29 @@ def _networks(bench: Bench, kind: str, name: str, build: Callable, others: bool 
     if others and bench.weights.is_dir():
         there = sorted(path.name for path in bench.weights.glob(f"{kind}-*.safetensors"))
         found += [(f"{name} {file.removeprefix(f'{kind}-').removesuffix('.safetensors')}", file) for file in there]
-    return [
-        Entry(row, "ours", partial(build, name=file), f"{name} {_fingerprint(ours.weights_of(bench, file))}",
-              partial(ours.needs, file, f"likeness train {kind}"))
-        for row, file in found
-    ]  # fmt: skip
+    rows = []
+    for row, file in found:
+        path = ours.weights_of(bench, file)
+        settings = f"{name} {_fingerprint(path)}"
+        if kind == "toffeenet":
+            settings += f" {_reads(bench, path)} {_fingerprint(ours.depth_file(bench))} {ours.TOFFEE_GUIDANCE}"
+        missing = partial(ours.needs, file, f"likeness train {kind}")
+        rows.append(Entry(row, "ours", partial(build, name=file), settings, missing))
+    return rows
+
+
+def _reads(bench: Bench, path: Path | None) -> str:
+    """The DINO that an adapter reads."""
+    dino = "" if path is None else files.peek(path).settings.get("dino", "")
+    return named(bench.models.dino) if bench.name == "demo" and dino in ("", tokens.EMBEDDED) else dino
 
 
 def _fingerprint(path: Path | None) -> str:
-    return "" if path is None else files.fingerprint(zero_shot.load_file(path))
+    """Of a file of weights, or of all that lie in a folder; "" where there is none."""
+    found = [] if path is None else sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    return " ".join(_kept(each, each.stat().st_mtime_ns) for each in found if each.is_file())
+
+
+@cache
+def _kept(path: Path, changed: int) -> str:
+    return files.fingerprint(zero_shot.load_file(path))

@@ -70,12 +70,12 @@ def learn_infusion(bench: Bench, case: Case, recipe: Recipe, fast: bool = False,
 
 def subject_of(bench: Bench, case: Case, row: Row, steps: int) -> tuple[Subject, dict[str, float]]:
     """The learned rows of an ablation's row, kept; those that share the first stage share its checkpoint."""
-    own = (row.masked, row.start, row.regularisation, steps)
-    known = files.fingerprint({f"hifi {own} {bench.base} {case.word}": case.images})
+    learn = learn_of(row, steps)
+    own = f"hifi {row.start} {replace(learn, timesteps=0)} {bench.base} {case.word}"
+    shown = {own: case.images} | ({"masks": case.masks} if row.masked else {})
+    known = files.fingerprint(shown)
     path = bench.work / "subjects" / f"{known}-{row.timesteps}.safetensors"
     if not path.exists():
-        settings = loop.Settings(steps=steps, lr=5e-3, clip=0.0, every=100)
-        learn = hifi.Learn(regularisation=row.regularisation, timesteps=row.timesteps, loop=settings)
         prompt, null = (bench.text(text, [case.word]) for text in (f"a photo of a {case.word}", ""))
         word = prompt.tokens[:, prompt.words[case.word]].mean(1, keepdim=True).expand(-1, learn.rows, -1)
         start, data = (word if row.start == "word" else None), bench.groups(case, row.masked)
@@ -90,6 +90,12 @@ def subject_of(bench: Bench, case: Case, row: Row, steps: int) -> tuple[Subject,
         subject.save(path, replace(found, settings={**found.settings, "costs": costs}), torch.float32)
     found = subject.load(path)
     return found, {"storage": 2.0 * found.rows.numel(), **found.settings["costs"]}
+
+
+def learn_of(row: Row, steps: int) -> hifi.Learn:
+    """How an ablation's row is learned."""
+    settings = loop.Settings(steps=steps, lr=5e-3, clip=0.0, every=100)
+    return hifi.Learn(regularisation=row.regularisation, timesteps=row.timesteps, loop=settings)
 
 
 def learned_rows(bench: Bench, case: Case, row: Row, steps: int) -> Customised:
@@ -217,7 +223,7 @@ def toffee(bench: Bench, case: Case, strength: float = 1.0, alone: bool = False,
     adapter = adapters.load(path).to(base.unet.device)
     image = masked(case.images[:1], case.masks[:1]) if alone else case.images[:1]
     denoiser, carried = prepared(bench.model, image, network=depth_of(bench))
-    shown = bench.models.dino.tokens(image).to(base.unet.device)
+    shown = bench.reader(adapter.dino).tokens(image).to(base.unet.device)
     hooks = Injection(adapter, shown, len(base.schedule), Reach(strength)).hooks
 
     def read(prompt: str) -> Text:
@@ -228,19 +234,25 @@ def toffee(bench: Bench, case: Case, strength: float = 1.0, alone: bool = False,
     return refine(bench, case, known) if refined else known
 
 
-def depth_of(bench: Bench) -> Any:
-    """The depth ControlNet that ToffeeNet draws under, shown a constant depth (view change); or None."""
+def depth_file(bench: Bench) -> Path | None:
+    """File or folder of a depth ControlNet, where there is one."""
     places = [bench.weights / "controlnet", bench.weights / "controlnet.safetensors"]
     if bench.name == "demo":
         places.append(DEPTH)
-    found = next((p for p in places if p.is_file() or (p / "config.json").is_file()), None)
+    return next((p for p in places if p.is_file() or (p / "config.json").is_file()), None)
+
+
+def depth_of(bench: Bench) -> Any:
+    """The depth ControlNet that ToffeeNet draws under, shown a constant depth (view change); or None."""
+    found = depth_file(bench)
     return None if found is None else controlnet.load(found, bench.model.denoiser.unet)
 
 
 def refine(bench: Bench, case: Case, known: Customised) -> Customised:
     """Details put right from the subject's patches (Toffee, section 2.1): noised part of the way, drawn by both's."""
     path, denoiser = weights_of(bench, "refiner.safetensors"), bench.model.denoiser
-    adapter, dino = adapters.load(path).to(denoiser.unet.device), bench.models.dino
+    adapter = adapters.load(path).to(denoiser.unet.device)
+    dino = bench.reader(adapter.dino)
     masks = None if case.masks is None else case.masks[:1]
     own = tokens.encode(dino, adapter.dino, case.images[:1], masks)
     times = [t for t in bench.timesteps if t < NOISED * len(denoiser.schedule)]

@@ -45,9 +45,17 @@ def _joined(match: re.Match) -> str:
     return "[" + ", ".join(part.strip() for part in match.group(1).split(",")) + "]"
 
 
+def made(bench: Bench) -> dict[str, Any]:
+    """With what, and on what machine, numbers are made."""
+    device = torch.cuda.get_device_name() if bench.model.denoiser.unet.device.type == "cuda" else "CPU"
+    return {
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "machine": f"{platform.system()} on {platform.machine()}, {torch.get_num_threads()} threads, {device}",
+    }
+
+
 def setting(bench: Bench) -> dict[str, Any]:
     """What the numbers depend on."""
-    device = torch.cuda.get_device_name() if bench.model.denoiser.unet.device.type == "cuda" else "CPU"
     return {
         "bench": bench.name,
         "base": bench.base,
@@ -58,12 +66,19 @@ def setting(bench: Bench) -> dict[str, Any]:
         "guidance": bench.guidance,
         "size": bench.size,
         "limit": bench.limit,
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "machine": f"{platform.system()} on {platform.machine()}, {torch.get_num_threads()} threads, {device}",
+        "judges": bench.judged_by,
+        **made(bench),
     }
 
 
-def same_setting(results: Mapping[str, Any], bench: Bench) -> bool:
-    """Whether results may be added to: the same model, prompts and sampling; subjects may be more."""
+def begun(results: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
+    """The setting of results that a run adds to: as it is, with the subjects that are new."""
     kept, own = results["setting"], setting(bench)
-    return not kept or all(kept[k] == own[k] for k in own if k not in ("subjects", "versions", "machine"))
+    more = [name for name in own["subjects"] if name not in kept.get("subjects", ())]
+    return {**kept, "subjects": [*kept["subjects"], *more]} if kept else own
+
+
+def same_setting(results: Mapping[str, Any], bench: Bench) -> bool:
+    """Whether results may be added to: the same model, prompts, sampling and judges; subjects may be more."""
+    kept, own = results["setting"], setting(bench)
+    return not kept or all(kept.get(k) == own[k] for k in own if k not in ("subjects", "versions", "machine"))

@@ -7,7 +7,9 @@ demo world both are trained here on the renderer's subjects, of which none is am
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline, UNe
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from grid import Case
 from likeness.core import files
+from likeness.core.demo import world
 from likeness.core.diffusers import DiffusersDenoiser, Text
 from likeness.core.diffusion import Schedule
 from likeness.training import loop
-from likeness.training.data.examples import Example, rendered_pairs
+from likeness.training.data.examples import Example, Load, rendered_pairs
 from likeness.training.weighting import snr_weight
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -31,6 +34,7 @@ from .learned import Customised, plain
 Watch = Callable[[loop.Progress], None]
 IP_ADAPTER, PIX2PIX = "ip-adapter.safetensors", "instruct-pix2pix"
 TOKENS = 4  # of an image prompt, as published
+RESTYLED = 4  # every which edit of InstructPix2Pix's training changes the style, as among the prompts that are measured
 DROP = 0.05  # of each condition alone, and of both, as in both papers' trainings
 
 
@@ -98,9 +102,19 @@ def prompted(text: Text, embedding: Tensor) -> Text:
     )
 
 
-def ip_adapter(bench: Bench, case: Case, path: Path) -> Customised:
+@dataclass(frozen=True)
+class Scale:
+    """How much an image prompt counts beside the text."""
+
+    scale: float = 1.0
+
+
+def ip_adapter(bench: Bench, case: Case, path: Path, scale: float = 1.0) -> Customised:
     """The first photo as an image prompt beside the text; without image where the text is empty."""
     denoiser, embedding = with_ip_adapter(bench, read_ip_adapter(path)), embedder(bench)(case.images[:1])
+    for processor in denoiser.unet.attn_processors.values():
+        if isinstance(processor, IPAdapterAttnProcessor2_0):
+            processor.scale = [scale]
 
     def read(prompt: str) -> Text:
         return prompted(bench.text(prompt), embedding if prompt else torch.zeros_like(embedding))
@@ -142,14 +156,7 @@ def train_ip_adapter(bench: Bench, settings: loop.Settings, batch: int, pairs: i
         return weighted(denoiser, text, torch.stack(z0), generator)
 
     path = bench.weights / IP_ADAPTER
-    fit(
-        parameters,
-        loss,
-        settings,
-        path,
-        f"{bench.base} {batch} {pairs}",
-        watch,
-    )
+    fit(parameters, loss, settings, path, f"{bench.base} {batch} {pairs}", watch)
     return files.write_atomically(path, save(written_ip_adapter(denoiser.unet)))
 
 
@@ -208,9 +215,25 @@ def pix2pix(bench: Bench, case: Case, folder: Path, image_guidance: float) -> Cu
     return Customised(latents, costs={"storage": 2.0 * size, "train_seconds": 0.0})
 
 
+def edits(count: int, seed: int = 0) -> list[Load]:
+    """The renderer's edits of place, accessory and colour, and among them restyled pictures."""
+    loads = rendered_pairs(count, "editing", seed)
+    restyles = {i: lambda i=i: restyled(random.Random(f"style {seed} {i}")) for i in range(0, count, RESTYLED)}
+    return [restyles.get(i, load) for i, load in enumerate(loads)]
+
+
+def restyled(rng: random.Random) -> Example:
+    """A photo, and the same in another style, every second time in another place too."""
+    subject, scene = world.random_subject(rng), world.random_scene(rng, style="photo", accessory=None)
+    place = rng.choice(world.BACKGROUNDS) if rng.random() < 0.5 else scene.background
+    style = rng.choice([s for s in world.STYLES if s != "photo"])
+    before, after = (world.draw(subject, s) for s in (scene, replace(scene, style=style, background=place)))
+    return Example(before.image, after.image, after.caption)
+
+
 def train_pix2pix(bench: Bench, settings: loop.Settings, batch: int, pairs: int, watch: Watch | None = None) -> Path:
     """Train the whole U-Net on the renderer's edits; the caption of the edited picture stands for the instruction."""
-    loads, unet = rendered_pairs(pairs, "editing", settings.seed), eight_channels(bench.model.denoiser.unet)
+    loads, unet = edits(pairs, settings.seed), eight_channels(bench.model.denoiser.unet)
     unet.requires_grad_(True)
     denoiser, scale = DiffusersDenoiser(unet, bench.model.denoiser.schedule), bench.model.vae.config.scaling_factor
 
@@ -229,15 +252,8 @@ def train_pix2pix(bench: Bench, settings: loop.Settings, batch: int, pairs: int,
         return weighted(denoiser, text, torch.stack(z0), generator)
 
     folder = bench.weights / PIX2PIX
-    identity = f"{bench.base} {batch} {pairs}"
-    fit(
-        dict(unet.named_parameters()),
-        loss,
-        settings,
-        folder / "unet",
-        identity,
-        watch,
-    )
+    identity = f"{bench.base} {batch} {pairs} {RESTYLED}"
+    fit(dict(unet.named_parameters()), loss, settings, folder / "unet", identity, watch)
     unet.save_pretrained(folder / "unet")
     return folder
 

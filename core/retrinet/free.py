@@ -52,6 +52,7 @@ class FreeRetrieval:
         time: "cached" reads the references once, clean, at t = 0; "each" at every timestep with as much noise as the
             picture has, as the network is used to, at the price of some of that noise in the picture.
         seed: of that noise.
+        steps: timesteps that the model counts, where they are more than its schedule has; None is as many.
 
     Raises:
         ValueError: an unknown time, or levels without such a layer.
@@ -64,6 +65,7 @@ class FreeRetrieval:
     levels: Sequence[int] | None = None
     time: str = "cached"
     seed: int = 0
+    steps: int | None = None
 
     def __post_init__(self):
         if self.time not in TIMES:
@@ -84,7 +86,7 @@ class FreeRetrieval:
 
     def read(self, network: Network, rows: Rows) -> None:
         """Let the network read the references at these rows' timestep, unless it has just done so."""
-        reached = Reached(self.reach, len(self.schedule), rows)
+        reached = Reached(self.reach, self.steps or len(self.schedule), rows)
         self._reached = rows, reached
         if not reached.some:
             return

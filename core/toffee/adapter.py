@@ -82,6 +82,18 @@ class Adapter(nn.Module):
                 f"load a {self.base} model or another adapter"
             )
 
+    def check_inputs(self, channels: int) -> None:
+        """Whether a U-Net's own input channels are those of the one it was trained on, before `inpainting.widened`.
+
+        Raises:
+            ValueError: an inpainting model where it was an ordinary one, or the other way round.
+        """
+        if channels != (wanted := self.settings.get("inputs", channels)):
+            raise ValueError(
+                f"model: the {self.model} was trained on a model of {wanted} input channels, this one has {channels}; "
+                "give the model that it was trained on"
+            )
+
 
 def blank(model: str, sites: Sequence[Site], width: int, delta: Delta | None = None, **about: str) -> Adapter:
     """An adapter that changes nothing yet, at every cross-attention layer.

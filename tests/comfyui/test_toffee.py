@@ -76,6 +76,7 @@ def test_every_picture_of_a_batch_has_its_own_subject(seen):
 
 def test_two_of_them_add_up(seen):
     assert seen["twice"] < 1e-4
+    assert seen["twice whole"] < 1e-4 and seen["twice for a while"] < 1e-4 and seen["one for a while"] < 1e-4
 
 
 # --- nine channels

@@ -119,6 +119,21 @@ def test_references_in_any_order_and_read_once():
     assert times == [0]
 
 
+@torch.no_grad()
+def test_a_model_that_counts_more_timesteps_than_its_schedule_has():
+    """Distilled samplings keep few noise levels: the share of the schedule is of the timesteps."""
+    denoiser, references = setup()
+    few = replace(SCHEDULE, alphas=SCHEDULE.alphas[::20])
+
+    def draw(schedule, steps, t):
+        reach = Reach(1.0, 0.0, 0.6)
+        free = FreeRetrieval(references, schedule, denoiser.sites, reach, time="cached", steps=steps)
+        return denoiser(latents(), t, text("sd1", 1), hooks=free.hooks)[0]
+
+    for t in (900, 500, 100):
+        assert torch.equal(draw(few, 1000, t), draw(SCHEDULE, None, t))
+
+
 def test_groups_of_levels():
     sites = setup()[0].sites
     assert [levels_of(word, sites) for word in ("all", "deep", "shallow")] == [[0, 1], [1], [0]]

@@ -12,7 +12,7 @@ from likeness.core.retrinet.control import Retrieval
 from likeness.core.retrinet.reference import box_mask
 from likeness.training import loop
 from likeness.training import retrinet as training
-from likeness.training.data import identities
+from likeness.training.data import identities, photos, records
 from likeness.training.data.identities import Choice, augmented, choose, reference
 from likeness.training.weighting import snr_weight
 from networks import SCHEDULER, random_prompt, random_unet
@@ -213,7 +213,8 @@ def test_resuming_repeats_an_unbroken_run(model, people, tmp_path):
 
 def test_what_a_step_shows_can_be_made_ready_before(model, people):
     """After `prepare` neither a picture nor another prompt is encoded while the model learns."""
-    ours = begin(model, people, replace(LEARN, task="multitask"))
+    learn = replace(LEARN, task="multitask", loop=replace(LEARN.loop, accumulation=3))
+    ours = begin(model, people, learn)
     prompts = set().union(*(ours.prepare(step) for step in range(3)))
     assert "" in prompts and prompts & {"face", "clothes", "figure"}
     ours.bank.encode = None
@@ -251,6 +252,43 @@ def test_sdxl_reads_what_it_wants_besides_of_every_prompt(people):
         hooks = Retrieval(network, ours.references(chosen[i : i + 1], choices[i : i + 1]), 1000).hooks
         total += float((denoiser(z, int(t[i]), text(shot.prompt), hooks=hooks)[0] - eps[i]).square().mean()) / 2
     assert value == pytest.approx(total, rel=1e-4)
+
+
+def test_what_a_training_may_go_on_from(model):
+    base, learn = model.denoiser, replace(LEARN, rank=2)
+    network = retrinet.blank(base, rank=2)
+    assert training.begun(network, base, learn) is network
+    with pytest.raises(
+        ValueError, match="rank: init's decoder differences are of another rank than 3; give init's own"
+    ):
+        training.begun(network, base, replace(learn, rank=3))
+    with pytest.raises(ValueError, match=r"levels: init has skip\.0, "):
+        training.begun(network, base, replace(learn, levels=("mid",)))
+    other = DiffusersDenoiser(random_unet("sdxl"), Schedule.from_scheduler(SCHEDULER))
+    with pytest.raises(ValueError, match=r"retrinet: the model.s layer .* is not as in the one that it was trained on"):
+        training.begun(network, other, learn)
+    network.delta = None
+    with pytest.raises(ValueError, match="init: its decoder was locked, so it has no differences to train on"):
+        training.begun(network, base, learn)
+    assert training.begun(network, base, replace(learn, lock="decoder")) is network
+
+
+def test_masks_of_records_are_checked():
+    picture = torch.rand(3, 64, 48)
+
+    def load(mask):
+        figure = photos.png(mask.expand(3, -1, -1))
+        pairs = (("a", "b"), ("b", "a"))
+        made = [records.Record(a, "ann", "", photos.png(picture), None, figure, (), "", (b,)) for a, b in pairs]
+        return identities.from_records(made, SIZE)[0][0]()
+
+    assert load(torch.ones(1, 64, 48)).figure.any()
+    with pytest.raises(
+        ValueError, match="records: the mask of a is 64 x 64, its picture 48 x 64 pixels; make them alike"
+    ):
+        load(torch.ones(1, 64, 64))
+    with pytest.raises(ValueError, match=f"records: the mask of a is empty at {SIZE} pixels; paint it, or remove"):
+        load(torch.zeros(1, 64, 48))
 
 
 def test_command(tmp_path):

@@ -7,10 +7,11 @@ import torch
 from likeness.core import files
 from likeness.core.controlnet import Controlled
 from likeness.core.diffusers import DiffusersDenoiser, Text
+from likeness.core.text import KEPT
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.inpainting import masked_channels, widened
-from likeness.training import dino_adapter, loop, refiner, toffeenet, view_generator
+from likeness.training import adapter_command, dino_adapter, loop, refiner, toffeenet, view_generator
 from likeness.training.data import examples, photos, records
 from likeness.training.dino_adapter import Bank, Training, begin
 from tiny import SIZE, Tiny, dino_tokens
@@ -206,6 +207,43 @@ def test_commands(which, tmp_path):
     assert adapter.settings["steps"] == 4 and adapter.source and not config.out.with_suffix(".checkpoint").exists()
     more = which.train(replace(config, init=config.out, out=tmp_path / "b.safetensors"))
     assert adapters.load(more).settings["steps"] == 4
+    assert adapter.settings["inputs"] == 4 and adapter.check_inputs(4) is None
+    with pytest.raises(ValueError, match="was trained on a model of 4 input channels, this one has 9; give the model"):
+        adapter.check_inputs(9)
+
+
+def test_what_a_training_may_go_on_from(wide):
+    def adapter(kind="toffeenet", dino="judge", **learn):
+        return begin(kind, wide, 3, replace(LEARN, **learn), dino, "base")
+
+    like = adapter()
+    own = adapter(dino="someone/judge")
+    assert adapter_command.begun(own, like) is own
+    with pytest.raises(ValueError, match="init: it is a refiner; give a toffeenet"):
+        adapter_command.begun(adapter("refiner"), like)
+    with pytest.raises(ValueError, match="init: it was trained with the DINO other; give that one, not judge"):
+        adapter_command.begun(adapter(dino="other"), like)
+    for learn in ({"what": "adapter"}, {"what": "low-rank", "rank": 3}):
+        with pytest.raises(ValueError, match=r"init: its .* is not as this training would begin with; give the model"):
+            adapter_command.begun(adapter(**learn), like)
+
+
+def test_a_checkpoint_belongs_to_its_data(tmp_path):
+    config = refiner.Config(pictures=3, threads=1)
+    same = replace(config, out=tmp_path / "b", threads=2, init=tmp_path / "c", learn=LEARN, keep_encoded=False)
+    assert adapter_command.data_of(same) == adapter_command.data_of(config)
+    for other in ({"images": tmp_path}, {"size": 64}, {"dino": "x"}, {"model": "x"}, {"pictures": 4}):
+        assert adapter_command.data_of(replace(config, **other)) != adapter_command.data_of(config)
+
+
+def test_texts_are_of_the_pictures_size_and_not_all_kept(model, wide):
+    asked = []
+    bank = Bank(examples.rendered_pairs(2, "both", size=SIZE), model.encode, dino_tokens, True)
+    adapter = begin("toffeenet", wide, 3, LEARN, "judge", "base")
+    ours = Training(wide, adapter, lambda prompt: asked.append(prompt), bank, LEARN)
+    for prompt in ["a", *map(str, range(KEPT)), "a", "a"]:
+        ours.text(prompt)
+    assert asked.count("a") == 2
 
 
 def test_mistakes_are_named(model):

@@ -94,7 +94,7 @@ def from_records(records: Iterable[Record], size: int) -> list[Identity]:
     """Identities of a data set's records; their pictures are decoded when they are asked for.
 
     Raises:
-        ValueError: no identity with two pictures.
+        ValueError: no identity with two pictures; when they are asked for, a mask that is empty or of another size.
     """
     groups: dict[frozenset[str], list[Load]] = {}
     for record in records:
@@ -111,8 +111,15 @@ def _fitted(record: Record, size: int) -> Shot:
     height, width = picture.shape[-2:]
     if figure is None:
         figure = torch.ones(1, height, width)
+    if figure.shape[-2:] != picture.shape[-2:]:
+        raise ValueError(
+            f"records: the mask of {record.id} is {figure.shape[-1]} x {figure.shape[-2]}, its picture {width} x "
+            f"{height} pixels; make them alike"
+        )
     image, seen = photos.pad(picture, None, size)
     figure = photos.pad(figure, torch.ones_like(figure), size)[0] * seen
+    if not bool((figure > 0.5).any()):
+        raise ValueError(f"records: the mask of {record.id} is empty at {size} pixels; paint it, or remove the picture")
     side = max(height, width)
     face = record.bbox
     if face is not None:

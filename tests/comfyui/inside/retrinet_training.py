@@ -23,7 +23,7 @@ SIZE, STEPS = 64, 5
 
 def graph(steps=STEPS, **widgets):
     settings = dict(identities=identities.DEMO, references=2, task="composition", seed=3)
-    advanced = dict(learning_rate=1e-3, batch_size=2, accumulation=1, rank=2, size=SIZE, people=2, preview_every=2)
+    advanced = dict(learning_rate=1e-3, batch_size=2, accumulation=2, rank=2, size=SIZE, people=2, preview_every=2)
     parts = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2]}
     return {
         "1": {"class_type": "LikenessLoadDemoModel", "inputs": {}},
@@ -59,7 +59,7 @@ def headless(plain):
     with torch.inference_mode(False):
         base = checkpoint.load(MODEL)
         network = retrinet_model.beginning(plain, 2, 3, "")()
-        settings = loop.Settings(steps=STEPS, lr=1e-3, warmup=100, ema=0.999, seed=3)
+        settings = loop.Settings(steps=STEPS, lr=1e-3, warmup=100, accumulation=2, ema=0.999, seed=3)
         learn = training.Learn(references=2, rank=2, batch=2, size=SIZE, loop=settings)
         bank = people_of.Bank(people_of.rendered(2, 4, 3, size=SIZE), base.encode, SIZE)
         begun = training.Training(base.denoiser, network, base.text, bank, learn)

@@ -233,7 +233,25 @@ def beside(seen, files, draw, plain, model):
     twice = inject(inject(model, "adapter"), "adapter")
     doubled = Injection(files["adapter"], tokens.tokens, 1000, Reach(1.6)).hooks
     result["twice"] = rel(draw.native(twice), draw.headless(doubled))
-    return result
+    return result | changed_once(seen, files, draw, model)
+
+
+def changed_once(seen, files, draw, model):
+    """Two subjects by one network: their tokens add up, what training changed in the model does not."""
+
+    def inject(model, *reach):
+        return toffee_model.apply(model, seen["whole"], seen["tokens 0"], Reach(*reach))
+
+    def headless(*reach):
+        return draw.headless(Injection(files["whole"], seen["tokens 0"].tokens, 1000, Reach(*reach)).hooks)
+
+    part, whole = (0.4, 0.2, 0.7), (0.4,)
+    first, second = (draw.native(inject(inject(model, *a), *b)) for a, b in ((part, whole), (whole, part)))
+    return {
+        "twice whole": rel(draw.native(inject(inject(model, 0.8), 0.8)), headless(1.6)),
+        "twice for a while": rel(draw.native(inject(inject(model, *part), *part)), headless(0.8, 0.2, 0.7)),
+        "one for a while": rel(first, second),
+    }
 
 
 def refined(seen):
