@@ -6,9 +6,11 @@
   factory itself costs.
 * overhead: seconds of a part against a bare loop over the same models, without files, tolerance or Ray: in one process
   part by part in turn, and with one Ray worker run by run in turn.
-* subjects: seconds of a candidate with ever more subjects; beside it, in the same run and in turn, steps of a
-  DreamBooth LoRA on the demo model, one of which every subject would need. From both the cost of a million pairs,
-  drawn as docs/pairs-cost.png: the factory needs two fine-tunings whatever the number of subjects.
+* subjects: seconds of a candidate that is made with ever more subjects; beside it, in the same run and in turn, steps
+  of a DreamBooth LoRA on the demo model, one of which every subject would need, and of the factory's two trainings,
+  which it needs once. From all the cost of a million pairs, drawn as docs/pairs-cost.png; see `pairs_cost`.
+
+Numbers are medians.
 
 The adapters have random weights, unless trained ones are given: what they cost is the same. `--only workers subjects`
 does some of the parts and keeps the other results. Idle cores are needed.
@@ -23,17 +25,15 @@ import platform
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pairs_cost
 import torch
 from likeness.core import checkpoint, files, weights
 from likeness.core.demo import MODEL, judges
-from likeness.core.demo.sheet import text_to_image
 from likeness.core.toffee import adapter as adapters
-from likeness.training import demo_lora
 from likeness.training.data.pairs import build, draw, plan, table
 from likeness.training.data.pairs.make import Pairs
 from likeness.training.data.pairs.models import Models, Names
@@ -43,7 +43,6 @@ ROOT = Path(__file__).resolve().parent
 RESULT, PLOT = ROOT / "results" / "pairs.json", ROOT.parent / "docs" / "pairs-cost.png"
 PARTS = ("workers", "overhead", "subjects")
 RANK = 16  # of the random adapters' changes
-LORA_STEPS, LORA_BATCH = 150, 4  # of a subject's LoRA, as the demo's car was trained
 
 
 def blank_adapters(folder: Path) -> None:
@@ -135,8 +134,8 @@ def measure_workers(folder: Path, options: argparse.Namespace) -> dict[str, Any]
                 out = folder / f"{name} {count} {i}"
                 runs[count].append(rate(config(out, options, workers=count), models))
                 load.append(os.getloadavg()[0])
-        one, two = (max(run["pairs_a_second"] for run in runs[count]) for count in (1, 2))
-        result[name] = {"one": runs[1], "two": runs[2], "speedup_of_the_best": two / one, "load": load}
+        one, two = (pairs_cost.median(runs[count], "pairs_a_second") for count in (1, 2))
+        result[name] = {"one": runs[1], "two": runs[2], "speedup": two / one, "load": load}
     return result
 
 
@@ -203,7 +202,7 @@ def measure_overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any
     return {
         "seconds_a_pair_of_the_bare_loop": statistics.median(bare),
         "one_process": statistics.median(ratios),
-        "one_ray_worker": min(found),
+        "one_ray_worker": statistics.median(found),
         "one_ray_worker_all": found,
         "load": os.getloadavg()[0],
     }
@@ -212,66 +211,43 @@ def measure_overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any
 # --- subjects --------------------------------------------------------------------------------------------------------
 
 
-def lora_step(folder: Path, steps: int) -> float:
-    """Seconds of a step of a subject's LoRA on the demo model."""
-    times: list[float] = []
-    settings = demo_lora.Config(
-        out=folder / "lora.safetensors", work=folder, subject="car", batch=LORA_BATCH, threads=1
-    )
-    settings = replace(settings, loop=replace(settings.loop, steps=steps, every=10 * steps))
-    demo_lora.train(settings, lambda stage, progress: times.append(progress.seconds))
-    return (times[-1] - times[0]) / (len(times) - 1)
-
-
 def measure_subjects(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
-    rows, steps = [], []
-    for count in options.counts:
-        told = build.build(config(folder / f"subjects {count}", options, subjects=count))["took"]
-        names = ("seconds a subject", "seconds a pair made", "worker seconds")
-        rows.append({"subjects": count, **{name.replace(" ", "_"): told[name] for name in names}})
-        steps.append(lora_step(folder / f"lora {count}", options.lora_steps))
-    model, noise = checkpoint.load(MODEL), torch.randn(4, 4, 16, 16)
-    started = time.perf_counter()
-    text_to_image(model, "a photo of a cat", noise, steps=options.steps, guidance=5.0)
-    lora: dict[str, Any] = {"seconds_a_step": min(steps), "steps": LORA_STEPS, "batch": LORA_BATCH}
-    lora["seconds_a_subject"] = min(steps) * LORA_STEPS
-    lora |= {"all_seconds_a_step": steps, "seconds_a_picture": (time.perf_counter() - started) / len(noise)}
-    pair = statistics.median(row["seconds_a_pair_made"] for row in rows)
-    result = {"steps": options.steps, "pairs": options.pairs, "factory": rows, "dreambooth_lora": lora}
-    result["worker_hours_of_1M_pairs"] = {
-        f"{count} subjects": {
-            "factory": round((1e6 * pair + count * rows[0]["seconds_a_subject"]) / 3600, 1),
-            # both of its pictures are drawn by the subject's own LoRA
-            "dreambooth_lora": round((2e6 * lora["seconds_a_picture"] + count * lora["seconds_a_subject"]) / 3600, 1),
-        }
-        for count in (1000, 100_000, 400_000)
+    given = {"refiner": options.refiner, "view-generator": options.view_generator}
+    about = {kind: pairs_cost.lengths(file) for kind, file in given.items()}
+    rows, lora, trained = [], [], {kind: [] for kind in given}
+    for count in options.counts:  # by turns, so that what else runs meets all
+        rows.append(made(build.build(config(folder / f"subjects {count}", options, subjects=count)), count))
+        lora.append(pairs_cost.lora_step(folder / f"lora {count}", options.lora_steps))
+        for kind, seconds in trained.items():
+            where = folder / f"{kind} {count}"
+            seconds.append(pairs_cost.training_step(kind, where, options.training_steps, about[kind]["batch"]))
+    step = statistics.median(lora)
+    result = {
+        "steps": options.steps,
+        "pairs": options.pairs,
+        "factory": rows,
+        "trainings": pairs_cost.trainings(trained, about),
+        "dreambooth_lora": {
+            "seconds_a_step": step,
+            "all_seconds_a_step": lora,
+            "steps": pairs_cost.LORA_STEPS,
+            "batch": pairs_cost.LORA_BATCH,
+            "seconds_a_subject": step * pairs_cost.LORA_STEPS,
+            "seconds_a_picture": pairs_cost.picture_seconds(options.steps),
+        },
     }
-    return result
+    costs = {f"{count} subjects": pairs_cost.hours(result, count) for count in pairs_cost.COUNTS}
+    return {**result, "worker_hours_of_1M_pairs": costs}
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Seconds a pair, and fine-tuning for so many subjects: O(1) against O(N)."""
-    from matplotlib.figure import Figure
-
-    lora, rows, pairs = result["dreambooth_lora"], result["factory"], result["pairs"]
-    counts, drawing = [row["subjects"] for row in rows], 2 * lora["seconds_a_picture"]
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(counts, [row["seconds_a_pair_made"] for row in rows], "o-", label="pair factory, measured")
-    each = [drawing + lora["seconds_a_subject"] * count / pairs for count in counts]
-    left.plot(counts, each, "s--", label="a LoRA for each subject")
-    left.set(xlabel="subjects", ylabel="seconds a pair", yscale="log", title=f"{pairs} pairs")
-    many = [10**i for i in range(2, 7)]
-    flat = statistics.median(row["seconds_a_pair_made"] for row in rows) * 1e6 / 3600
-    drawn = [flat + count * rows[0]["seconds_a_subject"] / 3600 for count in many]
-    right.plot(many, drawn, "o-", label="pair factory, with its subjects' pictures")
-    tuned = [(drawing * 1e6 + count * lora["seconds_a_subject"]) / 3600 for count in many]
-    right.plot(many, tuned, "s--", label="a LoRA for each subject")
-    right.set(xlabel="subjects", ylabel="worker hours", xscale="log", yscale="log", title="1 M pairs")
-    for axes in (left, right):
-        axes.legend()
-    figure.savefig(path, dpi=90)
+def made(told: dict[str, Any], subjects: int) -> dict[str, Any]:
+    """A build's numbers; planned repeats, which cost nothing, are no pairs."""
+    repeats = told["dropped"]["pair"].get(plan.REPEATED, {"count": 0})["count"]
+    pairs = told["made"]["pair"] - repeats
+    names = ("seconds a subject", "seconds a pair made", "worker seconds")
+    row = {"subjects": subjects, "pairs_made": pairs, "repeats": repeats, "kept_share": told["pairs"] / pairs}
+    return row | {name.replace(" ", "_"): told["took"][name] for name in names}
 
 
 MEASURE = {"workers": measure_workers, "overhead": measure_overhead, "subjects": measure_subjects}
@@ -286,7 +262,8 @@ def main() -> None:
     parser.add_argument("--part", type=int, default=8, help="pairs a shard")
     parser.add_argument("--steps", type=int, default=20, help="of DDIM")
     parser.add_argument("--lora-steps", type=int, default=20, help="measured of each LoRA")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--training-steps", type=int, default=8, help="measured of each of the factory's trainings")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--refiner", type=Path, help="a trained one")
     parser.add_argument("--view-generator", type=Path, help="a trained one")
     parser.add_argument("--out", type=Path, default=RESULT)
@@ -304,7 +281,7 @@ def main() -> None:
             result[part] = MEASURE[part](folder / part, options)
             files.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())
     if "subjects" in options.only:
-        plot(result["subjects"], PLOT if options.out == RESULT else options.out.with_suffix(".png"))
+        pairs_cost.plot(result["subjects"], PLOT if options.out == RESULT else options.out.with_suffix(".png"))
     print(json.dumps(result, indent=2))
 
 

@@ -31,6 +31,12 @@ def test_order_batches_and_settings(seen):
     assert s["order"] < 1e-5 and s["batch"] < 1e-4 and s["differ"] > 1e-3
 
 
+def test_distilled_samplings_count_the_timesteps_of_all(seen):
+    assert seen["drawing"]["few timesteps"] > 0.05
+    wanted = "mode: this model samples at few timesteps of its own; choose cached"
+    assert seen["messages"]["few timesteps"] == wanted
+
+
 @pytest.mark.parametrize("case", ["cfg 1", "areas"])
 def test_prompts_of_any_kind(seen, case):
     changes, finite = seen["drawing"][case]

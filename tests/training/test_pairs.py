@@ -316,8 +316,8 @@ def test_an_empty_mask_is_dropped(tmp_path):
 
 
 def test_no_subjects_are_told_clearly(tmp_path):
-    blind = Models(Failing({f"0 subject {i}": "draw" for i in range(6)}), Embedder(), Embedder(), Middle())
-    with pytest.raises(ValueError, match=r"subjects: none is left \(6 base model failed\)"):
+    blind = Models(Failing({f"0 subject {i}": "flat" for i in range(6)}), Embedder(), Embedder(), Middle())
+    with pytest.raises(ValueError, match=r"subjects: none is left \(6 base model drew nothing\)"):
         build.build(config(tmp_path), models=lambda: blind)
 
 

@@ -13,6 +13,7 @@ from .workers import Workers
 
 Watch = Callable[[str, int, int], None]  # stage, done, of how many (0 where unknown)
 DONE = "done.json"  # of a stage: its settings, and what it found
+FAILED = " failed"  # how a reason ends that is a model's
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -92,5 +93,5 @@ def each(
     except Exception as e:
         if len(items) > 1:
             return [each(model, [item], call, drop)[0] for item in items]
-        drop(items[0], f"{model} failed", f"{type(e).__name__}: {str(e).strip()[:200]}")
+        drop(items[0], model + FAILED, f"{type(e).__name__}: {str(e).strip()[:200]}")
         return [None]

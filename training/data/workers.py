@@ -11,6 +11,7 @@ from typing import Any
 
 Work = Callable[[int], dict[str, Any]]
 _STORE = 128 << 20  # bytes of Ray's object store; only numbers travel through it
+_TOGETHER = 8192  # numbers that Ray is given at once: it keeps some 8 KiB for each until the last of them is done
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Workers:
             raise ValueError(f"workers is {self.count} and gpus {self.gpus}; at least 0")
 
     def each(self, make: Callable[[], Work], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """`make()`'s result for each number, in any order; it is made once a worker.
+        """`make()`'s result for each number, in any order; it is made once a worker, for thousands again.
 
         Raises:
             ValueError: what was wrong in a worker, or no cluster at the address.
@@ -52,6 +53,13 @@ class Workers:
         ray.data.DataContext.get_current().enable_progress_bars = False
         for name in ("ray.data", "ray.data._internal.progress"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        for start in range(0, len(numbers), _TOGETHER):
+            yield from self._together(make, numbers[start : start + _TOGETHER])
+
+    def _together(self, make: Callable[[], Work], numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """Numbers that Ray knows at once."""
+        import ray.data
+
         results = ray.data.from_items(list(numbers), override_num_blocks=len(numbers)).map_batches(
             _Actor,
             fn_constructor_args=(make,),

@@ -2,6 +2,7 @@
 
 import comfy.model_management
 import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from common import rel
 from inprocess import load_nodes
 from layouts import comfy_model, networks
@@ -54,6 +55,8 @@ def drawing(bench):
     ]
     some += [drawn, plain, bench.native(free(bench, Reach(0.5)))]
     result["differ"] = min(rel(a, b) for i, a in enumerate(some) for b in some[:i])
+    few = ModelSamplingDiscrete().patch(bench.model, "lcm", False)[0]
+    result["few timesteps"] = rel(bench.native(free(bench, model=few)), bench.native(few))
     areas = nodes.ConditioningSetArea().append(bench.positive, 64, 128, 0, 0, 1.0)[0] + bench.positive
     for name, case in {"cfg 1": {"cfg": 1.0}, "areas": {"positive": areas}}.items():
         a, b = (bench.native(m, **case) for m in (bench.model, free(bench)))
@@ -133,9 +136,11 @@ def message(work):
 
 
 def messages(bench):
+    few = ModelSamplingDiscrete().patch(bench.model, "lcm", False)[0]
     return {
         "none": message(lambda: retrinet_model.free(bench.model, bench.clip, bench.vae, [], Reach())),
         "levels": message(lambda: free(bench, levels="own")),
+        "few timesteps": message(lambda: free(bench, time="each", model=few)),
         "inpainting": message(lambda: free(bench, model=demo_model.load_model(demo_model.MODEL, True))),
     }
 

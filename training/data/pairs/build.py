@@ -55,6 +55,7 @@ class Config:
         address: of a Ray cluster, whose machines have the same folders; one on this machine by default.
         gpus: of each worker, parts of one allowed.
         threads: of the CPU, for each worker; with other ones pictures may differ in their last bits.
+        retry_failed: make again what holds a picture that a model failed on; of subjects only before pairs are planned.
 
     Raises:
         ValueError: numbers that make no sense.
@@ -82,6 +83,7 @@ class Config:
     address: str | None = None
     gpus: float = 0.0
     threads: int = 1
+    retry_failed: bool = False
 
     def __post_init__(self):
         for name in ("pairs", "subjects", "part", "asked", "threads"):
@@ -112,20 +114,20 @@ def build(config: Config, watch: Watch | None = None, models: Callable[[], Model
         models: makes other models than the named ones, once a worker; Ray has to be able to send it.
 
     Raises:
-        FileNotFoundError, ValueError: pictures, prompts or models that can't be used, or a folder of another build.
+        FileNotFoundError, ValueError: pictures, prompts or models that can't be used, a folder of another build, or
+            models that fail on all of a part.
         ModuleNotFoundError: without pyarrow, or without Ray for workers.
     """
     for package in ("pyarrow", "ray") if config.workers else ("pyarrow",):
         import_module(package)  # before any work is done
     config = _resolved(config)
     work, watch = config.out / "work", watch or (lambda stage, done, total: None)
-    if models is None:
-        config.models.check()  # before anything is drawn
+    weights = {} if models else config.models.fingerprints()  # before anything is drawn
     make = models or partial(config.models.models, config.draw)
     make = make if config.workers else cache(make)  # once for both stages
     folders = (plan.LIST, plan.SUBJECTS, plan.PLAN, plan.CANDIDATES, "shards", "seconds")
     stages.tidy([config.out, *(work / name for name in folders)])
-    parts = _list(config, work, watch)
+    parts = _list(config, work, weights, watch)
     with Workers(config.workers, config.address, config.gpus) as run:
         _made(config, parts, work, Subjects, run, make, watch)
         planned = _plan(config, parts, work, watch)
@@ -146,12 +148,17 @@ def _resolved(config: Config) -> Config:
 # --- stages ----------------------------------------------------------------------------------------------------------
 
 
-def _list(config: Config, work: Path, watch: Watch) -> int:
-    """List subjects and prompts once; a later run goes on with what was there then. Returns how many parts."""
+def _list(config: Config, work: Path, weights: dict[str, str], watch: Watch) -> int:
+    """List subjects and prompts once; a later run goes on with what was there then. Returns how many parts.
+
+    Args:
+        weights: hashes of the models' files.
+    """
     folder, settings = work / plan.LIST, config.content
     done = stages.done(folder)
     if done is not None:
         stages.check_same(config.out, done, settings)
+        _check_weights(config.out, done.get("weights", {}), weights)
         return done["parts"]
     watch("prompts", 0, 1)
     dropped: Counter[str] = Counter()
@@ -169,15 +176,36 @@ def _list(config: Config, work: Path, watch: Watch) -> int:
     parts = plan.write(folder, config.part, listed)
     plan.save_prompts(folder, wanted, dropped)
     watch("prompts", 1, 1)
-    return stages.finish(folder, settings, parts=parts)["parts"]
+    return stages.finish(folder, settings, parts=parts, weights=weights)["parts"]
+
+
+def _check_weights(out: Path, before: dict[str, str], now: dict[str, str]) -> None:
+    """ValueError, naming them, where models have other files; what was not here before, or is not now, may be."""
+    if other := [f"models.{name}" for name in before if now.get(name, before[name]) != before[name]]:
+        raise ValueError(
+            f"out: {out} holds a build with other weights ({', '.join(other)}), whose files have changed since; "
+            "put the old ones back, or give another folder"
+        )
 
 
 def _made(
     config: Config, parts: int, work: Path, kind: type[Maker], run: Workers, make: Callable[[], Models], watch: Watch
 ) -> None:
-    left = [part for part in range(parts) if not table.file(work / kind.folder, part).is_file()]
+    """Make the parts that are not there, and again those that are to be retried."""
+    folder = work / kind.folder
+    left = [part for part in range(parts) if not table.file(folder, part).is_file()]
+    if config.retry_failed and (kind is Pairs or stages.done(work / plan.PLAN) is None):
+        again = [part for part in set(range(parts)).difference(left) if _failed(table.file(folder, part))]
+        if again and kind is Pairs:
+            (work / "shards" / stages.DONE).unlink(missing_ok=True)  # before: whatever happens, shards are made anew
+        left = sorted([*left, *again])
     maker = partial(_maker, kind, work, config.seed, config.draw, config.encoding, config.threads, make)
     stages.spread(run, maker, left, parts, kind.folder, watch)
+
+
+def _failed(part: Path) -> bool:
+    """Whether a model failed on some of it."""
+    return any(row["dropped"].endswith(stages.FAILED) for row in table.columns(part, ["dropped"]))
 
 
 def _maker(

@@ -8,6 +8,7 @@ whichever worker draws it.
 from __future__ import annotations
 
 import json
+import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from .models import Models
 from .table import Pair, Row, Subject
 
 _FLAT = 2 / 255  # standard deviation of a picture that shows nothing
+UNREADABLE, EMPTY = "unreadable picture", "empty mask"
+_UNSEEN = (plan.REPEATED, UNREADABLE, EMPTY)  # dropped before any model sees it
 
 
 @dataclass
@@ -64,17 +67,36 @@ class Maker:
         torch.set_num_threads(self.threads)
 
     def __call__(self, part: int) -> dict[str, Any]:
-        """Make a part and write it; returns how many rows are used, and how many it has."""
+        """Make a part and write it; returns how many rows are used, and how many were not planned to be left out.
+
+        Raises:
+            ValueError: models failed on all of it, which is then not written.
+        """
         started = time.perf_counter()
         rows = self.rows(part)
+        self._check(part, rows)
         self._write(part, rows)
-        used = sum(not row.dropped for row in rows)
+        counts = {
+            "used": sum(not row.dropped for row in rows),
+            "rows": sum(row.dropped != plan.REPEATED for row in rows),
+        }
         # what it took is no content: it is not the same twice
-        told = json.dumps({"seconds": time.perf_counter() - started, "used": used, "rows": len(rows)})
+        told = json.dumps({"seconds": time.perf_counter() - started, **counts})
         files.write_atomically(self.work / "seconds" / f"{self.folder}-{part:06d}.json", told.encode())
-        return {"used": used, "rows": len(rows)}
+        return counts
 
     folder = ""
+
+    def _check(self, part: int, rows: Sequence[Row]) -> None:
+        """ValueError where models failed on all that they saw, as they do where the device is broken."""
+        seen = [row for row in rows if row.dropped not in _UNSEEN]
+        if len(seen) < 2 or not all(row.dropped.endswith(stages.FAILED) for row in seen):
+            return
+        whys = ", ".join(dict.fromkeys(row.dropped for row in seen))
+        raise ValueError(
+            f"{self.folder} {part:06d}: {whys} on all {len(seen)} of this part, last with {seen[-1].detail!r} on "
+            f"machine {platform.node()}. The part was not written: mend what is wrong there and give the command again"
+        )
 
     def rows(self, part: int) -> list[Any]:
         """Make a part."""
@@ -146,7 +168,7 @@ class Subjects(Maker):
         try:
             job.made["image"] = photos.prepare([decode(Path(job.row.file).read_bytes())], size)[0].data[0]
         except (OSError, ValueError, MemoryError) as e:
-            job.drop("unreadable picture", type(e).__name__ if isinstance(e, OSError) else str(e)[:200])
+            job.drop(UNREADABLE, type(e).__name__ if isinstance(e, OSError) else str(e)[:200])
 
     def _segmented(self, jobs: Sequence[Job]) -> Tensor:
         return (self.models.segmenter.segment(stack(jobs, "image"), jobs[0].row.word) > 0.5).float().cpu()
@@ -202,7 +224,7 @@ class Pairs(Maker):
         for job in jobs:
             job.made["mask"] = draw.edit_mask(job.made["figure"], job.row.category, self.settings.margin)
             if not bool(job.made["mask"].any()):
-                job.drop("empty mask")
+                job.drop(EMPTY)
         return [job for job in jobs if not job.row.dropped]
 
     def _keys(self, jobs: Sequence[Job]) -> list[str]:

@@ -20,11 +20,12 @@ from ....core.vision.pretrained import Pretrained
 from ....core.vision.protocols import ImageEmbedder, TextSegmenter
 from ..hub import found
 from ..retribooru.models import segmenter_of
-from . import draw
+from . import draw, fingerprints
 from .draw import Adapted, Depth, Painter
 
 DEMO, NONE = "demo", "none"
 ADAPTERS = MODEL.parent / "toffee"
+_JUDGES = {"dino": "dino", "clip": "clip", "segmenter": "segments"}  # the embedded ones' folders
 _CHECKPOINTS = ("base", "refiner_base", "view_base")
 _FOLDERS = (*_CHECKPOINTS, "dino", "clip", "segmenter", "detector", "controlnet", "depth", "language_model")
 
@@ -115,6 +116,13 @@ class Names:
         for kind in ("refiner", "view_generator"):
             self._adapter_file(kind)
         return {name: self._found(name) for name in _FOLDERS if getattr(self, name)}
+
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of each model's files, of those that are on this machine; errors as `check`."""
+        here = {name: judges.JUDGES / _JUDGES[name] if at == DEMO else Path(at) for name, at in self.check().items()}
+        found = {name: fingerprints.of(path) for name, path in here.items() if path.exists()}
+        adapted = {kind: self._adapter_file(kind) for kind in ("refiner", "view_generator")}
+        return found | {kind: fingerprints.of(file, whole=True) for kind, file in adapted.items() if file}
 
     def models(self, settings: draw.Settings) -> Models:
         """The models, those of the vision libraries not yet loaded.

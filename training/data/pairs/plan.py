@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -112,17 +113,22 @@ def repeats(vectors: Tensor, limit: float) -> dict[int, tuple[int, float]]:
 def distinct(work: Path, parts: int, limit: float) -> tuple[list[tuple[Place, str]], list[dict[str, Any]]]:
     """Subjects to be used, their places and words, and those that are near-identical to another of their class."""
     names = ("number", "word", "vector", "dropped")
-    words: dict[str, list[tuple[Place, int, bytes]]] = {}
-    for part in range(parts):
-        for row, line in enumerate(table.columns(table.file(work / SUBJECTS, part), names)):
-            if not line["dropped"]:
-                words.setdefault(line["word"], []).append(((part, row), line["number"], line["vector"]))
+    words: dict[str, list[tuple[Place, int, int]]] = {}
     used, alike = [], []
-    for word, found in words.items():
-        vectors = torch.stack([torch.frombuffer(bytearray(data), dtype=torch.half).float() for _, _, data in found])
-        again = repeats(torch.nn.functional.normalize(vectors, dim=1), limit)
-        used += [(place, word) for i, (place, _, _) in enumerate(found) if i not in again]
-        alike += [{"number": found[i][1], "of": found[j][1], "cosine": c} for i, (j, c) in again.items()]
+    with tempfile.TemporaryFile(dir=work) as kept:  # vectors of all would be gigabytes; those of a class are less
+        for part in range(parts):
+            for row, line in enumerate(table.columns(table.file(work / SUBJECTS, part), names)):
+                if not line["dropped"]:
+                    words.setdefault(line["word"], []).append(((part, row), line["number"], kept.tell()))
+                    width = kept.write(line["vector"])
+        for word, found in words.items():
+            vectors = torch.empty(len(found), width // 2)
+            for i, (_, _, start) in enumerate(found):
+                kept.seek(start)
+                vectors[i] = torch.frombuffer(bytearray(kept.read(width)), dtype=torch.half)
+            again = repeats(torch.nn.functional.normalize(vectors, dim=1, out=vectors), limit)
+            used += [(place, word) for i, (place, _, _) in enumerate(found) if i not in again]
+            alike += [{"number": found[i][1], "of": found[j][1], "cosine": c} for i, (j, c) in again.items()]
     return sorted(used), sorted(alike, key=lambda line: line["number"])
 
 
@@ -141,7 +147,7 @@ def pairs(
     by_category: dict[str, list[int]] = {}
     for i, prompt in enumerate(wanted):
         by_category.setdefault(prompt.category, []).append(i)
-    known: set[int] = set()
+    known: set[int] = set()  # some 65 bytes a pair
     for number in range(count):
         rng = random.Random(f"{seed} pair {number}")
         subject, category = rng.randrange(len(subjects)), rng.choice(list(by_category))

@@ -61,7 +61,8 @@ def write(
     found["dropped"]["prompt"] = {why: {"count": n, "examples": []} for why, n in left_out.items()}
     if sheet and kept:
         draw_sheet(out, pairs.some(sheet, seed), out / SHEET)
-    told = {**found, "took": took(work, found["made"], kept, price)}
+    drawn = {"subject": subjects.made, "pair": pairs.made - pairs.dropped[plan.REPEATED]}
+    told = {**found, "took": took(work, drawn, kept, price)}
     files.write_atomically(out / TOOK, (json.dumps(told["took"], indent=2) + "\n").encode())
     files.write_atomically(out / TEXT, (text(found) + "\n").encode())
     files.write_atomically(out / JSON, (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode())
@@ -159,6 +160,11 @@ def took(work: Path, made: Mapping[str, int], kept: int, price: float) -> dict[s
     """Workers' seconds without starting, and an estimate for a million pairs of as many subjects a pair.
 
     Parts whose seconds an interruption took along count as long as the others.
+
+    Args:
+        made: how many subjects and pairs; planned repeats, which cost nothing, are none.
+        kept: pairs.
+        price: of a worker's hour.
     """
     each = {what: _seconds(work, folder) for what, folder in (("subject", plan.SUBJECTS), ("pair", plan.CANDIDATES))}
     whole = sum(each[what] * made[what] for what in each)
