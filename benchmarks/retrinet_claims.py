@@ -237,7 +237,6 @@ def measured(name: str, conditioner: Any, people: People, count: int, scale: flo
         for key, value in evaluate.score(models, image, references, [prompt]).each.items():
             found.setdefault(key, []).append(value)
     values = {key: torch.cat(parts) for key, parts in found.items()}
-    values |= {f"swd {a} x {b}": values[a] * values[b] for a, b in evaluate.PAIRS}
     each = {
         str(int(i)): {key: [round(float(v[who == i].mean()), 4)] for key, v in values.items()} for i in who.unique()
     }

@@ -62,7 +62,7 @@ class Site:
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Scaled logits of every query and key, (B, heads, N, L)."""
         q, k = self.split(q), self.split(k)
-        return q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # the scaling first: half precision overflows
 
     def columns(self, q: Tensor, k: Tensor, where: Tensor) -> Tensor:
         """How much of each pixel's attention goes to some words, without keeping the full maps.
@@ -74,7 +74,6 @@ class Site:
         Returns:
             For each word the sum of its tokens' columns of the softmax map, (B, heads, N, W).
         """
-        # half precision overflows before the scaling
         maps = self.scores(q.float(), k.float()).softmax(-1)
         return (maps @ where[:, None].to(maps).transpose(-1, -2)).to(q.dtype)
 

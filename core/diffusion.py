@@ -88,7 +88,10 @@ class Schedule:
         return ((1 - a) / a).sqrt()
 
     def timesteps(self, steps: int) -> list[int]:
-        """`steps` DDIM timesteps, falling, spaced as diffusers' "leading" spacing (whatever the checkpoint's own says).
+        """`steps` DDIM timesteps, each once, falling.
+
+        Spaced as diffusers' "leading" spacing (whatever the checkpoint's own says). Above half of the schedule that
+        would be the first `steps` timesteps, without the noisy ones; there they lie evenly over all of it **[ours]**.
 
         Raises:
             ValueError: steps outside 1..T.
@@ -96,7 +99,9 @@ class Schedule:
         if not 1 <= steps <= len(self):
             raise ValueError(f"steps is {steps}; it must lie between 1 and {len(self)}")
         stride = len(self) // steps
-        return [min(i * stride + self.offset, len(self) - 1) for i in reversed(range(steps))]
+        even = [i * stride if stride > 1 else i * len(self) // steps for i in range(steps)]
+        offset = min(self.offset, len(self) - 1 - even[-1])
+        return [t + offset for t in reversed(even)]
 
     def stratified(self, count: int, generator: torch.Generator) -> Tensor:
         """Random timesteps, (count,), one from each of so many equal parts **[ours]**.

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,29 +52,38 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header) -> Pat
     Raises:
         TypeError: settings that JSON can't hold.
     """
-    from safetensors.torch import save as to_bytes
+    from safetensors.torch import save_file
 
     metadata = {"format": FORMAT, "header": json.dumps(asdict(header), sort_keys=True)}
-    data = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
-    return write_atomically(path, data)
+    with _beside(path) as file:  # straight to the disk: checkpoints can be as large as the memory
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, file, metadata)
+    return Path(path)
 
 
 def write_atomically(path: str | Path, data: bytes) -> Path:
     """Write beside the target, flush to disk, then rename over it."""
+    with _beside(path) as file:
+        file.write_bytes(data)
+    return Path(path)
+
+
+@contextmanager
+def _beside(path: str | Path) -> Iterator[Path]:
+    """A file to be written, which takes the target's place when it is on the disk."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    file = Path(name)
     try:
-        with os.fdopen(handle, "wb") as f:
-            f.write(data)
-            f.flush()
+        yield file
+        with file.open("rb+") as f:
             os.fsync(f.fileno())
-        os.chmod(beside, 0o666 & ~UMASK)  # temporary files are private
-        os.replace(beside, path)
+        os.chmod(file, 0o666 & ~UMASK)  # temporary files are private
+        os.replace(file, path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
         raise
-    return path
 
 
 def peek(path: str | Path) -> Header:

@@ -57,11 +57,12 @@ class Delta(nn.Module):
         if isinstance(layer, nn.Conv2d):
             shape = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
             return F.conv2d(x, weight, bias, **shape) if down is None else F.conv2d(F.conv2d(x, down, **shape), up)
-        if isinstance(layer, nn.Linear):
-            return F.linear(x, weight, bias) if down is None else F.linear(F.linear(x, down), up)
         if isinstance(layer, nn.GroupNorm):
             return F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
-        return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+        if isinstance(layer, nn.LayerNorm):
+            return F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
+        # quantised ones are linear without being `nn.Linear`
+        return F.linear(x, weight, bias) if down is None else F.linear(F.linear(x, down), up)
 
     def whole(self) -> dict[str, Tensor]:
         """The tensors by the names they came with."""
@@ -138,6 +139,8 @@ class Changed:
 def put_in(find: Callable[[str], nn.Module], control: WeightControl | None, rows: Rows) -> list[Any]:
     """Forward hooks by which a control takes part in a runtime's layers; remove each after the network call.
 
+    All layers are found before any hook is put in, so that none is left where one is missing.
+
     Args:
         find: diffusers' name -> the runtime's layer.
     """
@@ -145,5 +148,5 @@ def put_in(find: Callable[[str], nn.Module], control: WeightControl | None, rows
     def hook(name: str) -> Any:
         return lambda layer, args, output: control(name, getattr(layer, "base_layer", layer), args[0], output, rows)
 
-    names = control.layers if control is not None else ()
-    return [find(name).register_forward_hook(hook(name)) for name in names]
+    layers = {name: find(name) for name in (control.layers if control is not None else ())}
+    return [layer.register_forward_hook(hook(name)) for name, layer in layers.items()]

@@ -46,7 +46,8 @@ def compare(
     with models_of(clip, dino, vqa) as models:
         for method, (name, batch) in zip(called, given.items()):
             comfy.model_management.throw_exception_if_processing_interrupted()
-            found[method] = evaluate.score(models, pictures(batch), pictures(references), asked[name]).each
+            each = evaluate.score(models, pictures(batch), pictures(references), asked[name]).each
+            found[method] = {metric: values for metric, values in each.items() if not metric.startswith("swd")}
     for entry, metric in (("across", across), ("up", up)):
         if any(metric not in each for each in found.values()):
             raise ValueError(f"{entry}: {metric} was not measured; write prompts, or choose a vqa model")

@@ -6,8 +6,8 @@ Only public hooks and wrappers; LoRA patches, ControlNet and offloading are Comf
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,10 @@ def attach(
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
+        if guider.model_patcher.get_additional_models_with_key("multigpu"):
+            raise ValueError(
+                "model: MultiGPU draws with copies that this method can't reach; connect the model before it"
+            )
         roles = [(name not in UNCONDITIONAL, cond) for name, cond in guider.conds.items()]
         held = [holds(e, word) for towards, cond in roles if towards for e in cond or () for word in hooks.words]
         if hooks.streams > 1 and hooks.words and not any(held):
@@ -196,18 +200,40 @@ def run(model: Any, conditionings: Mapping[str, list], latent: Tensor, work: Wor
     """
     if model.get_attachment(STREAMS):
         raise ValueError("model: it carries a concept (Apply Infusion); connect the model from before it")
-    with autograd.enabled() if gradients else nullcontext():
+    with _for_gradients(model) if gradients else nullcontext(model) as model:
         if gradients:
             conditionings, latent = autograd.plain(conditionings), autograd.plain(latent)
-            # weights that page in and out can't be lent; versions without paging have no such method
-            if hasattr(model, "is_dynamic") and model.is_dynamic():
-                model = model.get_non_dynamic_delegate()
         guider = comfy.samplers.CFGGuider(model)
         guider.inner_set_conds({name: seal_words(cond) for name, cond in conditionings.items()})
         sampler = _Work(work, gradients)
         top = model.get_model_object("model_sampling").sigma_max
         guider.sample(torch.zeros_like(latent), latent, sampler, torch.tensor([float(top), 0.0]), disable_pbar=True)
         return sampler.result
+
+
+@contextmanager
+def _for_gradients(model: Any) -> Iterator[Any]:
+    """A MODEL whose weights can be lent, with autograd; what was made for it is unloaded afterwards."""
+    with autograd.enabled():
+        # weights that page in and out can't be lent; versions without paging have no such method
+        if not hasattr(model, "is_dynamic") or not model.is_dynamic():
+            yield model
+            return
+        delegate = model.get_non_dynamic_delegate()
+        # its layers have the file's types, and don't cast by themselves
+        delegate.set_model_compute_dtype(delegate.model.get_dtype_inference())
+        try:
+            yield delegate
+        finally:
+            comfy.model_management.unload_model_and_clones(delegate)
+
+
+def _on(device: torch.device, entry: dict[str, Any]) -> dict[str, Any]:
+    """A conditioning entry whose text lies where a method's own loop calculates."""
+    if (text := entry["model_conds"].get("c_crossattn")) is None:
+        return entry
+    moved = type(text)(text.cond.to(device))
+    return {**entry, "model_conds": {**entry["model_conds"], "c_crossattn": moved}}
 
 
 class _Work(comfy.samplers.Sampler):
@@ -227,13 +253,15 @@ class _Work(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor | None:
+        device = latent_image.device
         named = {
-            name: Prompt(name, tuple(entries), name not in UNCONDITIONAL) for name, entries in model_wrap.conds.items()
+            name: Prompt(name, tuple(_on(device, entry) for entry in entries), name not in UNCONDITIONAL)
+            for name, entries in model_wrap.conds.items()
         }
         others = [patcher.model for patcher in model_wrap.loaded_models]  # ControlNets and the like
         lent = autograd.plain_weights([model_wrap.inner_model, *others]) if self.gradients else nullcontext()
         options = extra_args["model_options"]
         with lent:
-            denoiser = ComfyDenoiser(model_wrap, autograd.saving_skips(options) if self.gradients else options)
+            denoiser = ComfyDenoiser(model_wrap, autograd.differentiable(options) if self.gradients else options)
             self.result = self.work(denoiser, latent_image, named)
         return latent_image

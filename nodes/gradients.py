@@ -6,8 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import comfy.ldm.modules.attention as attention
 import comfy.model_patcher
 import torch
+
+OVERRIDE = "optimized_attention_override"
+# which autograd can't go back through
+ONE_WAY = ("attention_sage", "attention3_sage", "attention_flash", "attention_comfy_kitchen_int8")
 
 
 @contextmanager
@@ -39,7 +44,7 @@ def plain_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
         for part in (part for module in modules for part in module.modules()):
             for store in (part._parameters, part._buffers):
                 for name, tensor in store.items():
-                    if tensor is not None and tensor.is_inference():
+                    if tensor is not None and not _tracked(tensor):
                         lent.append((store, name, tensor))
                         copy = tensor.detach().clone()
                         store[name] = torch.nn.Parameter(copy, False) if store is part._parameters else copy
@@ -49,10 +54,25 @@ def plain_weights(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
             store[name] = tensor
 
 
-def saving_skips(model_options: dict[str, Any]) -> dict[str, Any]:
-    """Options under which ControlNet's in-place additions to the skips leave what autograd has saved alone."""
+def _tracked(tensor: torch.Tensor) -> bool:
+    """Whether autograd may save a tensor: none of inference mode, also if it was moved since and no longer says so."""
+    try:
+        return not tensor.is_inference() and tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
+def differentiable(model_options: dict[str, Any]) -> dict[str, Any]:
+    """Options under which autograd can go through a network call.
+
+    ControlNet's in-place additions to the skips leave what autograd has saved alone, attention is one with a way back,
+    and one device does all of it.
+    """
     options = comfy.model_patcher.create_model_options_clone(model_options)
+    options.pop("multigpu_clones", None)  # they work without gradients
     inner = options.setdefault("transformer_options", {})
+    if OVERRIDE in inner or attention.optimized_attention.__name__ in ONE_WAY:
+        inner[OVERRIDE] = lambda function, *args, **kwargs: attention.attention_pytorch(*args, **kwargs)
     patches = dict(inner.get("patches", {}))
     # the encoder goes on with a copy; the skip that ControlNet adds to is then nobody's saved input
     after = [*patches.get("input_block_patch_after_skip", []), lambda h, extra: h.clone()]

@@ -152,6 +152,8 @@ class ReferenceSampler(comfy.samplers.Sampler):
         """Called by any node that takes a SAMPLER, as SamplerCustomAdvanced."""
         if denoise_mask is not None:
             raise ValueError("latent: it has a noise mask, which guidance by a reference can't keep; leave it out")
+        if sigmas[-1] > 0:
+            raise ValueError("sigmas: guidance by a reference draws to the end; connect sigmas whose last one is 0")
         conds = getattr(model_wrap, "original_conds", {})
         if {"positive", "negative"} - set(conds) or not hasattr(model_wrap, "cfg"):
             raise ValueError("guider: guidance by a reference needs a positive and a negative prompt; use CFGGuider")

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from ..core import prompts
-from ..core.hifi.subject import Subject, SubjectText, places
+from ..core.hifi.subject import MARK, Subject, SubjectText, places
 from . import denoiser
 from .hooks import sites, unet_of
-from .words import check_length, find_words, laid_out, mark_words
+from .words import check_length, find_words, laid_out, mark_words, marks_of
 
 
 def apply(model: Any, subject: Subject, strength: float = 1.0) -> Any:
@@ -38,6 +38,8 @@ def encode(clip: Any, prompt: str, subject: Subject, conditioning: list | None =
     if conditioning is None:
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     check_length(conditioning, tokens)
+    if any(name.startswith(MARK) and name != subject.mark for entry in conditioning for name in marks_of(entry)):
+        raise ValueError("conditioning: it names another HiFi subject, whose places these are; a prompt takes one")
     return mark_words(conditioning, {subject.mark: places(tokens, prompts.end(placed), subject.count)})
 
 

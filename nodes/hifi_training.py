@@ -81,7 +81,7 @@ def train(
             progress.preview(hifi_model.apply(model, subject), training[0].step, marked)
 
     until_done(lambda: bool(training) and training[0].step >= learn.steps, some_steps, partial(_keep, training, word))
-    return training[0].subject(), loss_curve(training[0].trainer.losses)[None]
+    return training[0].subject(), loss_curve(training[0].losses)[None]
 
 
 def _encode(clip: Any, prompt: str, word: str, rows: int) -> list:

@@ -27,12 +27,22 @@ def _root() -> Path:
 
 
 def _entries(folder: Any) -> list[os.DirEntry]:
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError:  # somebody else's folder must not take the node away
+        return []
 
 
 def _fits(entry: os.DirEntry) -> bool:
     """A shard, or a folder of shards, of pictures, or of folders with pictures."""
+    try:
+        return _is_data(entry)
+    except OSError:  # a link that leads nowhere
+        return False
+
+
+def _is_data(entry: os.DirEntry) -> bool:
     if not entry.is_dir():
         return entry.name.lower().endswith(SHARDS)
     if entry.name in OTHERS:

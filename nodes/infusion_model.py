@@ -14,7 +14,7 @@ from . import denoiser
 from .hooks import sites, unet_of
 from .words import check_length, find_words, mark_words
 
-KEY = "likeness_infusion"
+KEY, FAST = "likeness_infusion", "likeness_infusion_fast"
 
 
 def uses_of(model: Any) -> tuple[Use, ...]:
@@ -25,15 +25,19 @@ def uses_of(model: Any) -> tuple[Use, ...]:
 def apply(model: Any, *uses: Use, fast: bool = False) -> Any:
     """A clone of MODEL with more concepts; all of them share the two streams.
 
+    Args:
+        fast: whether both share one unconditional prediction; so it is where any Apply Infusion asks for it.
+
     Raises:
         ValueError: a concept of another model, or two on one word.
     """
     known = tuple(sites(unet_of(model)))
     for use in uses:
         use.concept.check(known)
-    every = (*uses_of(model), *uses)
+    every, fast = (*uses_of(model), *uses), fast or bool(model.get_attachment(FAST))
     patched = denoiser.attach(model, _control(model, every).hooks, key=KEY, share_unconditional=fast)
     patched.set_attachments(KEY, every)
+    patched.set_attachments(FAST, fast)
     return patched
 
 
@@ -47,7 +51,7 @@ def detach(model: Any) -> tuple[Any, Infusion | None]:
     if not uses:
         return plain, None
     plain.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    for key in (KEY, denoiser.STREAMS):
+    for key in (KEY, FAST, denoiser.STREAMS):
         plain.remove_attachments(key)
     return plain, _control(plain, uses)
 

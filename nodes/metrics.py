@@ -11,7 +11,7 @@ from . import inputs
 from .schema import entry, result, schema
 from .texts import shown
 
-PAIRS = {"vqa x clip_i": ("vqa", "clip_i"), "vqa x clip_t": ("vqa", "clip_t"), "clip_i x clip_t": ("clip_i", "clip_t")}
+PAIRS = ("vqa x clip_i", "vqa x clip_t", "clip_i x clip_t")
 
 
 class MeasureOverfitting(io.ComfyNode):
@@ -131,7 +131,7 @@ class MeasurePictures(io.ComfyNode):
                     io.Combo,
                     "pair",
                     options=list(PAIRS),
-                    default=next(iter(PAIRS)),
+                    default=PAIRS[0],
                     tooltip="Which two numbers SWD multiplies, picture by picture.",
                 ),
                 entry(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import comfy.model_management
 from torch import Tensor
 
-from ..core.metrics.diversity import QUESTIONS, swd
+from ..core.metrics.diversity import QUESTIONS
 from ..training import evaluate
 from ..training.evaluate import Models, Scores
 from . import vision, vision_model
-from .metrics import PAIRS
 from .metrics_model import NOT_MEASURED
 from .segmentation import pictures
 from .toffee_model import check_mask
@@ -50,8 +50,7 @@ def measure(
         scores = evaluate.score(models, drawn, shown, asked, masks)
     comfy.model_management.throw_exception_if_processing_interrupted()
     means = {name: float(values.mean()) for name, values in scores.each.items()}
-    a, b = PAIRS[pair]
-    both = float(swd(scores.each[a], scores.each[b])) if a in means and b in means else NOT_MEASURED
+    both = means.get(f"swd {pair}", NOT_MEASURED)
     return *(means.get(name, NOT_MEASURED) for name in NAMES), both, _words(scores)
 
 
@@ -86,12 +85,12 @@ def models_of(clip: str, dino: str, vqa: str, questions: str = "\n".join(QUESTIO
     demo = evaluate.embedded()
     with ExitStack() as stack:
 
-        def opened(entry: str, name: str):
+        def opened(entry: str, name: str, **settings: Any):
             model = vision.find(entry, name)
-            return None if model.kind == vision.DEMO else stack.enter_context(vision_model.borrowed(model))
+            return None if model.kind == vision.DEMO else stack.enter_context(vision_model.borrowed(model, **settings))
 
         embedder = opened("clip", clip) or demo.clip
-        answers = opened("vqa", vqa) if vqa != vision.NONE else None
+        answers = opened("vqa", vqa, dtype=vision_model.half()) if vqa != vision.NONE else None
         asked = [line.strip() for line in questions.splitlines() if line.strip()]
         if answers is not None and not asked:
             raise ValueError("questions: there is none; write one a line")

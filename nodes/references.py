@@ -101,7 +101,8 @@ def shown(image: Tensor, word: str, mask: Tensor | None) -> list[Reference]:
         raise ValueError("image: the batch is empty; connect at least one picture")
     pictures = image[..., :3].movedim(-1, 1).float().clamp(0, 1)
     if mask is None:
-        mask = torch.ones(pictures[:, 0].shape)
+        mask = torch.ones_like(pictures[:, 0])
+    mask = mask.to(pictures.device)
     if len(mask) not in (1, len(pictures)):
         raise ValueError(f"mask: {len(mask)} masks for {len(pictures)} pictures; connect one for each, or one")
     # Load Image gives an empty mask of another size where a picture has none

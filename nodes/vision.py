@@ -96,4 +96,4 @@ def _kind(config: Path) -> str:
 
 
 def _weigh(files: Iterable[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in files if file.is_file())  # a link may lead nowhere

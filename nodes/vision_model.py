@@ -79,10 +79,15 @@ def _prompted(sam: Sam | Sam2, image: Tensor, boxes: Tensor | None, points: Tens
     return sam.segment(image, boxes=None if boxes is None else [boxes], points=None if points is None else [points])
 
 
+def half() -> torch.dtype:
+    """Half precision where ComfyUI's device prefers it."""
+    fp16 = comfy.model_management.should_use_fp16(comfy.model_management.get_torch_device())
+    return torch.float16 if fp16 else torch.float32
+
+
 def caption(images: Tensor, captioner: Model, length: int) -> list[str]:
     """A caption of `length` tokens at most for each of pictures (B, 3, H, W) in 0..1."""
-    half = comfy.model_management.should_use_fp16(comfy.model_management.get_torch_device())
-    with borrowed(captioner, length=length, dtype=torch.float16 if half else torch.float32) as blip2:
+    with borrowed(captioner, length=length, dtype=half()) as blip2:
         return _each(images, lambda image, _: blip2.caption(image)[0])
 
 

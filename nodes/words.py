@@ -65,6 +65,11 @@ def mark_words(conditioning: list, where: Mapping[str, Tensor]) -> list:
     return [[tokens, {**options, WORDS: {**options.get(WORDS, {}), **where}}] for tokens, options in conditioning]
 
 
+def marks_of(entry: list) -> tuple[str, ...]:
+    """Names of what a CONDITIONING's entry marks."""
+    return tuple(entry[1].get(WORDS, {}))
+
+
 def seal_words(conditioning: list) -> list:
     """Words moved to where ComfyUI leaves them alone when it gives one prompt's areas to another."""
     return [

@@ -173,15 +173,17 @@ def _references(config: Config) -> tuple[list[Tensor], list[Tensor]]:
         raise ValueError(f"references: {config.learned.name} draws from pictures; give their files")
     if config.masks and len(config.masks) != len(config.references):
         raise ValueError(f"masks: {len(config.masks)} for {len(config.references)} references; give as many, or none")
-    pictures = [_picture("references", path) for path in config.references]
-    masks = [_picture("masks", path)[:1] for path in config.masks] or [torch.ones_like(p[:1]) for p in pictures]
+    pictures = [_picture("references", path, "white") for path in config.references]
+    masks = [_picture("masks", path, "black")[:1] for path in config.masks] or [
+        torch.ones_like(p[:1]) for p in pictures
+    ]
     return pictures, masks
 
 
-def _picture(name: str, path: Path) -> Tensor:
+def _picture(name: str, path: Path, under: str) -> Tensor:
     if not path.is_file():
         raise FileNotFoundError(f"{name}: no file {path}")
     try:
-        return photos.decode(path.read_bytes())
+        return photos.decode(path.read_bytes(), under)
     except ValueError as e:
         raise ValueError(f"{name}: {path.name} can't be read ({e}); replace it") from e

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from ..core import files
 from ..core.metrics.diversity import QUESTIONS, swd, vqa_diversity
-from ..core.metrics.similarity import alone, average, matched
+from ..core.metrics.similarity import alone, average, matched, similarity
 from ..core.vision.protocols import VQA
 from .data import photos
 
 DEMO = "demo"
+LARGEST = 1024  # pixels of a picture's side in memory
 PAIRS = (("vqa", "clip_i"), ("vqa", "clip_t"), ("clip_i", "clip_t"))  # RetriBooru, Table 3
 
 
@@ -48,15 +49,13 @@ class Models:
 
 @dataclass(frozen=True)
 class Scores:
-    """Every metric of every picture, (N,) each."""
+    """Every metric of every picture, (N,) each; "swd A x B" of every pair of `PAIRS` that was measured."""
 
     each: dict[str, Tensor]
 
     def summary(self) -> dict[str, float]:
-        """Means, and SWD of every pair that was measured: means of products, not products of means."""
-        means = {name: float(values.mean()) for name, values in self.each.items()}
-        pairs = [(a, b) for a, b in PAIRS if a in self.each and b in self.each]
-        return means | {f"swd {a} x {b}": float(swd(self.each[a], self.each[b])) for a, b in pairs}
+        """Means over all pictures."""
+        return {name: float(values.mean()) for name, values in self.each.items()}
 
 
 def score(
@@ -79,8 +78,10 @@ def score(
     """
     embedded = {name: [model.images(side) for side in (images, references)] for name, model in _embedders(models)}
     found = {name: average(*sides) for name, sides in embedded.items()}
+    likeness = {"clip_i": similarity(*embedded["clip_i"])}  # (N, M), as SWD multiplies them
     if prompts is not None:
         found["clip_t"] = matched(embedded["clip_i"][0], models.clip.texts(list(prompts)))
+        likeness["clip_t"] = found["clip_t"][:, None]
     if masks is None and models.segment is not None:
         masks = models.segment(images), models.segment(references)
     if masks is not None:
@@ -90,11 +91,16 @@ def score(
         shown = sides[1][0][sides[1][1] > 0]
         for name, model in _embedders(models):
             # a picture without subject is no likeness
-            found[f"seg_{name}"] = average(model.images(sides[0][0]), model.images(shown)) * sides[0][1]
+            likenesses = average(model.images(sides[0][0]), model.images(shown))
+            found[f"seg_{name}"] = likenesses * sides[0][1].to(likenesses)
     if models.vqa is not None:
         ours, theirs = (models.vqa(side, models.questions) for side in (images, references))
         each = [vqa_diversity(ours, [other] * len(ours), models.embed) for other in theirs]
-        found["vqa"] = torch.stack(each).mean(0)
+        likeness["vqa"] = torch.stack(each, 1)
+        found["vqa"] = likeness["vqa"].mean(1)
+    for a, b in PAIRS:
+        if a in likeness and b in likeness:
+            found[f"swd {a} x {b}"] = swd(likeness[a].cpu(), likeness[b].cpu())
     return Scores({name: values.float().cpu() for name, values in found.items()})
 
 
@@ -138,6 +144,8 @@ class Config:
         clip, dino: folder or hub name, as openai/clip-vit-base-patch32 and facebook/dino-vits16; "demo" for the
             embedded judges.
         vqa: InstructBLIP or BLIP for questions, folder or hub name; "demo" as above; none leaves it out.
+        device: where named models run, as in cuda.
+        half: the VQA model in half precision, bfloat16.
         out: JSON file for every picture's numbers.
     """
 
@@ -147,6 +155,8 @@ class Config:
     clip: str = DEMO
     dino: str = DEMO
     vqa: str | None = None
+    device: str = "cpu"
+    half: bool = False
     out: Path | None = None
 
 
@@ -178,17 +188,18 @@ def models_of(config: Config) -> Models:
     from .data.retribooru.models import vqa_of
 
     demo = embedded() if DEMO in (config.clip, config.dino, config.vqa) else None
-    clip = demo.clip if config.clip == DEMO else Clip(config.clip)
-    dino = demo.dino if config.dino == DEMO else Dino(config.dino)
+    clip = demo.clip if config.clip == DEMO else Clip(config.clip, device=config.device)
+    dino = demo.dino if config.dino == DEMO else Dino(config.dino, device=config.device)
     if config.vqa == DEMO:
         return Models(clip, dino, demo.segment, demo.vqa, demo.questions, demo.embed)
     if config.vqa and config.clip == DEMO:
         raise ValueError("clip: the embedded one can't read a model's answers; name another one with this vqa")
     segment = demo.segment if demo is not None else None
-    return Models(clip, dino, segment, vqa_of(config.vqa, {}) if config.vqa else None, QUESTIONS, clip.texts)
+    where = {"device": config.device, "dtype": torch.bfloat16 if config.half else torch.float32}
+    return Models(clip, dino, segment, vqa_of(config.vqa, where) if config.vqa else None, QUESTIONS, clip.texts)
 
 
 def _batch(named: Sequence[tuple[str, Tensor]]) -> Tensor:
-    """Pictures of any sizes as one batch: each padded to a square, at the largest side of all."""
-    side = max(max(picture.shape[-2:]) for _, picture in named)
-    return torch.stack([photos.pad(picture, None, side)[0] for _, picture in named])
+    """Pictures of any sizes as one batch: the middle square of each, which is all that CLIP and DINO look at."""
+    side = min(LARGEST, max(min(picture.shape[-2:]) for _, picture in named))
+    return torch.stack([photos.middle(picture, side) for _, picture in named])

@@ -117,6 +117,7 @@ class Training:
         self.timesteps = denoiser.schedule.timesteps(learn.timesteps) if learn.timesteps else []
         self.trainer = self._trainer(start, partial(self._loss, None), learn.loop, identity, checkpoint)
         self.sets: list[Tensor] = []
+        self._later: list[float] = []  # losses of the second stage, of whole timesteps
         self._identity = f"{self.trainer.identity} {learn.loop.steps} {learn.timesteps} {learn.each}"
         if checkpoint is not None:
             self.keep(checkpoint)
@@ -125,10 +126,17 @@ class Training:
         """Save to this file from now on, and go on from it if it is there."""
         if self.trainer.checkpoint != checkpoint:
             self.trainer.keep(checkpoint)
+        del self.trainer.losses[self.trainer.step :]  # older checkpoints could hold some of the second stage's
         if self._beside().exists() and self.trainer.step == self.learn.loop.steps:
             tensors, header = files.load(self._beside(), kind=KIND)
             if header.source == self._identity:
                 self.sets = list(tensors["sets"].to(self.device))
+                self._later = tensors["losses"].tolist() if "losses" in tensors else []
+
+    @property
+    def losses(self) -> list[float]:
+        """Of every step so far, of both stages."""
+        return self.trainer.losses + self._later
 
     @property
     def step(self) -> int:
@@ -152,7 +160,7 @@ class Training:
             trainer = self._trainer(start, partial(self._loss, self.timesteps[index]), settings)
             learned = trainer.run(watch and self._told(watch, self.step))["rows"].detach().clone()
             self.sets.append(learned)
-            self.trainer.losses += trainer.losses
+            self._later += trainer.losses
             self._save()
         return self.subject()
 
@@ -187,7 +195,8 @@ class Training:
 
     def _save(self) -> None:
         if self.trainer.checkpoint is not None and (self._accelerator is None or self._accelerator.is_main_process):
-            files.save(self._beside(), {"sets": torch.stack(self.sets)}, files.Header(KIND, source=self._identity))
+            tensors = {"sets": torch.stack(self.sets), "losses": torch.tensor(self._later, dtype=torch.float64)}
+            files.save(self._beside(), tensors, files.Header(KIND, source=self._identity))
 
     def _loss(self, time: int | None, rows: Tensor, step: int, generator: torch.Generator) -> Tensor:
         """Eq. 6 at one timestep, or at random ones; both terms are means **[ours: the paper sums]**.
@@ -261,12 +270,16 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
         subjects.places(prompt.tokens.shape[1], prompts.used(config.prompt, model.text.tokenize), config.learn.rows)
         file = config.checkpoint or config.out.with_suffix(".checkpoint")
         latents = photos.encode(groups, model.encode)
+        base = files.fingerprint(model.denoiser.unet.state_dict())
         if config.learn.save_memory:
             model.denoiser.save_memory()
         # the class word's embedding, the mean of its tokens, in every row
         word = prompt.tokens[:, prompt.words[config.word]].mean(1, keepdim=True).expand(-1, config.learn.rows, -1)
         start = word if config.start == "word" else None
-        training = Training(model.denoiser, prompt, null, latents, config.word, config.learn, start, file, accelerator)
+        both = prompt, null
+        training = Training(
+            model.denoiser, *both, latents, config.word, config.learn, start, file, accelerator, model=base
+        )
         try:
             training.run(watch and (lambda progress: watch("hifi", progress)))
         finally:

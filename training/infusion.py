@@ -212,7 +212,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     Raises:
         FileNotFoundError, ValueError: pictures, masks, prompt or model that can't be used.
     """
-    from ..core import checkpoint
+    from ..core import checkpoint, files
     from ..core.demo import MODEL
 
     with accelerated() as accelerator:
@@ -222,9 +222,10 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
         prompt = model.text(config.prompt, words, (config.size, config.size))
         file = config.checkpoint or config.out.with_suffix(".checkpoint")
         latents = photos.encode(groups, model.encode)
+        base = files.fingerprint(model.denoiser.unet.state_dict())
         if learn.save_memory:
             model.denoiser.save_memory()
-        training = Training(model.denoiser, prompt, latents, config.word, learn, file, accelerator)
+        training = Training(model.denoiser, prompt, latents, config.word, learn, file, accelerator, model=base)
         try:
             training.run(watch and (lambda progress: watch("infusion", progress)))
         finally:

@@ -128,7 +128,7 @@ class Trainer:
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()} if settings.ema else {}
         self.step, self.recent, self.scale = 0, math.nan, scale
         self.losses: list[float] = []
-        self._whole = True
+        self._whole, self._saved = True, -1
         if checkpoint is not None:
             self.keep(checkpoint)
 
@@ -265,6 +265,8 @@ class Trainer:
         """Write the checkpoint: weights, average, optimiser state, step."""
         if self.checkpoint is None or not (self._first or self.sharded):
             return
+        if self._saved == self.step and not self.sharded and self.checkpoint.exists():
+            return  # it may be gigabytes
         tensors = {f"weight.{k}": p for k, p in self.parameters.items()}
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         tensors |= {f"average.{k}": p for k, p in self.average.items()}
@@ -277,6 +279,7 @@ class Trainer:
             kind=CHECKPOINT, settings={"step": self.step, "loss": str(self.recent)}, source=self.identity
         )
         files.save(self.checkpoint, tensors, header)
+        self._saved = self.step
 
     def _resume(self) -> None:
         tensors, header = files.load(self.checkpoint, kind=CHECKPOINT)

@@ -32,8 +32,6 @@ def measured(bench: Bench, case: Case, images: Tensor) -> dict[str, Tensor]:
     prompts = [prompt for prompt in bench.asked(case) for _ in range(seeds)]
     found = evaluate.score(bench.judges(case), images.flatten(0, 1), case.images, prompts).each
     found["variety"] = variety(bench.models.clip.images(images.flatten(0, 1)), seeds)
-    pairs = [(a, b) for a, b in evaluate.PAIRS if a in found and b in found]
-    found = found | {f"swd {a} x {b}": found[a] * found[b] for a, b in pairs}
     if bench.read is not None:
         found |= read(bench, case, images.flatten(0, 1), [p for p in bench.prompts for _ in range(seeds)])
     return {name: values.reshape(-1, seeds).cpu() for name, values in found.items()}

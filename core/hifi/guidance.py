@@ -45,10 +45,21 @@ class Guidance:
             raise ValueError(f"start is {self.start} and end {self.end}; both are steps of 50, within 0..50")
         if self.steps < 0 or self.lr <= 0 or not 0 <= self.stop < 1 or not 0 <= self.fast <= 1:
             raise ValueError("steps must be 0 or more, lr above 0, stop within 0..1 and fast within 0..1")
+        self.span(50)
 
     def span(self, count: int) -> tuple[int, int]:
-        """First and last guided step of a run of `count`, numbered as in Algorithm 2: count ... 1."""
-        return round(self.start * count / 50), max(1, round(self.end * count / 50))
+        """First and last guided step of a run of `count`, numbered as in Algorithm 2: count ... 1.
+
+        Raises:
+            ValueError: no step lies between them.
+        """
+        first, last = round(self.start * count / 50), max(1, round(self.end * count / 50))
+        if first < last:
+            raise ValueError(
+                f"start is {self.start} and end {self.end}: steps count down from 50, so none of {count} would be "
+                "guided; set start above end"
+            )
+        return first, last
 
 
 def at_latent_size(mask: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,10 +110,12 @@ def reference_guided(
         Latents after the last step.
 
     Raises:
-        ValueError: weight 1, or a trajectory of other steps or another size.
+        ValueError: weight 1, a trajectory of other steps or another size, masks of another number, or no guided step.
     """
     refuse_unguided(weight)
     path.check(timesteps, z)
+    if len(mask) not in (1, len(z)):
+        raise ValueError(f"mask: it has {len(mask)} pictures, the latents {len(z)}; connect one alone or one for each")
     first, last = guidance.span(len(timesteps))
     inside, phi = mask.to(z).expand(len(z), -1, -1, -1) > 0.5, None
     worst = torch.zeros(len(z), device=z.device)
@@ -111,7 +124,7 @@ def reference_guided(
         first = 0
     for i, (t, s) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
         number = len(timesteps) - i
-        if number == first and first >= last:
+        if number == first:
             z = torch.where(inside, path.at(i), z)
             phi = negative.tokens.float().expand(len(z), -1, -1)
         uncond, cond = denoiser(z, t, negative.unconditional(), positive, hooks=hooks)

@@ -185,26 +185,40 @@ class Step:
 
         Returns:
             The null text, detached.
+
+        Raises:
+            FloatingPointError: error or gradient are no longer numbers.
         """
         phi = phi.detach().clone().requires_grad_(True)
         optimiser, moving = torch.optim.Adam([phi], lr=lr), None
         scale = float(self.z[0].numel())  # gradients of a mean would vanish on their way through half precision
         for _ in range(steps):
-            with torch.enable_grad():
-                wrong = (self._forward(phi) - target).square()
-                error = masked_mean(wrong, mask)
-                (gradient,) = torch.autograd.grad(error.sum() * scale, phi)
-            phi.grad = gradient / scale
+            error, phi.grad, scale = self._pull(phi, target, mask, scale)
             kept = phi.detach().clone()
             optimiser.step()
             if moving is not None:
                 with torch.no_grad():  # those that are done stay where they are
                     phi.copy_(torch.where(moving[:, None, None], phi, kept))
-            finished = done(error.detach())
+            finished = done(error)
             moving = ~finished if moving is None else moving & ~finished
             if not bool(moving.any()):
                 break
         return phi.detach()
+
+    def _pull(self, phi: Tensor, target: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor, float]:
+        """The error (B,), its gradient, and the scale on the way back, halved while the gradient overflows."""
+        while True:
+            with torch.enable_grad():
+                error = masked_mean((self._forward(phi) - target).square(), mask)
+                (gradient,) = torch.autograd.grad(error.sum() * scale, phi)
+            if bool(gradient.isfinite().all()):
+                return error.detach(), gradient / scale, scale
+            if scale <= 1 or not bool(error.isfinite().all()):
+                raise FloatingPointError(
+                    f"the null text's error or its gradient is not a number at timestep {self.t}; use a lower learning "
+                    "rate, or run the model in a precision of more range (bfloat16 or float32)"
+                )
+            scale = max(1.0, scale / 2)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ class SubjectMaps:
     Args:
         mark: name of the subject's places.
         count: n, tokens of the subject.
-        largest: layers with more positions than these are left out; those of few positions tell the most.
+        largest: layers with more positions than these are left out, but for those of the fewest, which tell the most.
 
     Attributes:
         seen: timestep -> (n, h, w) of float32, mean over layers, heads and pictures, at the latents' size.
@@ -29,6 +29,7 @@ class SubjectMaps:
     largest: int = 1024
     seen: dict[int, Tensor] = field(default_factory=dict)
     _layers: dict[int, int] = field(default_factory=dict)
+    _fewest: int = 0  # positions of a layer, met so far
 
     def wants(self, site: Site) -> bool:
         return site.kind == "cross"
@@ -36,12 +37,22 @@ class SubjectMaps:
     def __call__(self, site: Site, q: Tensor, k: Tensor, v: Tensor, rows: Rows, attend: Layer) -> Tensor:
         places = rows.where(self.mark, k.shape[1])
         held = places.any(1).nonzero()[:, 0]
-        if len(held) and q.shape[1] <= self.largest:
+        if len(held) and self._keeps(q.shape[1]):
             each = places[held].cumsum(1)[:, None] == torch.arange(1, self.count + 1, device=q.device)[:, None]
             where = each & places[held][:, None]  # one token a word
-            columns = site.columns(q[held], k[held], where).float().mean((0, 1))  # (N, n)
+            parts = q[held].split(self.largest, 1)  # for a large layer's memory
+            columns = torch.cat([site.columns(part, k[held], where).float().mean((0, 1)) for part in parts])  # (N, n)
             self._add(int(rows.timestep[held[0]]), columns.T, rows.size)
         return attend(q, k, v)
+
+    def _keeps(self, positions: int) -> bool:
+        """Whether a layer counts. A large picture's layers are all above the limit; then the smallest ones do."""
+        if not self._fewest or positions < self._fewest:
+            if self._fewest > self.largest:  # the first picture's first step began with larger ones
+                self.seen.clear()
+                self._layers.clear()
+            self._fewest = positions
+        return positions <= max(self.largest, self._fewest)
 
     def _add(self, timestep: int, columns: Tensor, size: tuple[int, int]) -> None:
         height, width = size

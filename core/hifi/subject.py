@@ -18,6 +18,7 @@ from ..diffusers import Text
 
 KIND = "hifi-subject"
 ROWS = 5  # n in the paper
+MARK = "<hifi "  # how the names of subjects' places begin
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Subject:
     @cached_property
     def mark(self) -> str:
         """The name under which a conditioning carries its places; no word of a prompt is like it."""
-        return f"<hifi {self.word} {files.fingerprint({'rows': self.rows})}>"
+        return f"{MARK}{self.word} {files.fingerprint({'rows': self.rows})}>"
 
     def at(self, timestep: Tensor) -> Tensor:
         """The rows for each timestep (R,): those of the nearest timestep that was trained, (R, n, width)."""

@@ -132,9 +132,10 @@ class Infusion:
 
     def _planned(self, rows: Rows, tokens: int) -> _Plan:
         """What holds for all layers of one network call."""
-        if self._plan is None or self._plan.rows is not rows or self._plan.marks.shape[-1] != tokens:
-            self._plan = _Plan.of(rows, self.words, tokens)
-        return self._plan
+        plan = self._plan
+        if plan is None or plan.rows is not rows or plan.marks.shape[-1] != tokens:
+            self._plan = plan = _Plan.of(rows, self.words, tokens)
+        return plan  # another thread, of another device, may have put its own there
 
     def _infused(
         self, plan: _Plan, site: Site, q: Tensor, k: Tensor, out: Tensor, size: tuple[int, int], attend: Layer

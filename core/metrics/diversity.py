@@ -18,25 +18,24 @@ QUESTIONS = (
 
 
 def swd(diversity: Tensor, similarity: Tensor) -> Tensor:
-    """Similarity-weighted diversity: the mean over generations of the products (RetriBooru, Eq. 1).
+    """Similarity-weighted diversity of every generation, (N,): their mean is the paper's (RetriBooru, Eq. 1).
 
-    A product of means would let half of the pictures be likenesses and the other half follow their prompts.
+    It is the mean over references of the products. A product of means would let half of the pictures be likenesses and
+    the other half follow their prompts.
 
     Args:
-        diversity, similarity: of every generation, (N,) each; their average over several references, where there are.
-
-    Returns:
-        A scalar.
+        diversity, similarity: of every generation with every reference, (N, M) each; (N, 1) of what knows none.
 
     Raises:
         ValueError: no generation, or two numbers of them.
     """
-    if diversity.shape != similarity.shape or diversity.ndim != 1 or not len(diversity):
+    shapes = {len(diversity), len(similarity)}, {diversity.ndim, similarity.ndim}
+    if shapes != ({len(diversity)}, {2}) or not diversity.numel() or not similarity.numel():
         raise ValueError(
             f"diversity of shape {tuple(diversity.shape)} and similarity of shape {tuple(similarity.shape)}; "
-            "give both for every generation, (N,)"
+            "give both for every generation and reference, (N, M)"
         )
-    return (diversity.float() * similarity.float()).mean()
+    return (diversity.float() * similarity.float()).mean(1)
 
 
 def vqa_diversity(

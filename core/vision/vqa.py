@@ -41,6 +41,9 @@ class _Answers(Pretrained):
     def _ask(self, images: Tensor, question: str) -> list[str]:
         inputs = self.inputs(images, text=[self._prompt(question)] * len(images))
         tokens = self.model.generate(**inputs, max_new_tokens=self.length, do_sample=False)
+        asked = inputs["input_ids"]
+        if tokens.shape[1] >= asked.shape[1] and torch.equal(tokens[:, : asked.shape[1]], asked):
+            tokens = tokens[:, asked.shape[1] :]  # some language models repeat the question
         return [" ".join(a.split()) for a in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def _prompt(self, question: str) -> str:

@@ -28,6 +28,18 @@ def test_sampling_agrees_with_diffusers(prediction, steps, to_one):
     torch.testing.assert_close(ours, z, rtol=1e-4, atol=1e-5)
 
 
+def test_timesteps_fall_over_the_whole_schedule_for_any_number_of_steps():
+    schedule = Schedule.scaled_linear()
+    for steps in range(1, 1001):
+        timesteps = schedule.timesteps(steps)
+        assert len(timesteps) == steps and timesteps == sorted(set(timesteps), reverse=True)
+        if steps <= 500:
+            assert timesteps == [i * (1000 // steps) + 1 for i in reversed(range(steps))]
+        else:
+            assert timesteps[0] == 999 and timesteps[-1] <= 1
+    assert schedule.timesteps(1000) == list(range(999, -1, -1))
+
+
 @pytest.mark.parametrize("prediction", diffusion.PREDICTIONS)
 def test_inversion_agrees_with_diffusers(prediction):
     inverse = DDIMInverseScheduler(**SCHEDULER, prediction_type=prediction, timestep_spacing="leading")

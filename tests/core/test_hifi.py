@@ -88,6 +88,29 @@ def test_guidance_one_is_refused(denoiser, timesteps):
         null_text(denoiser, text(1), text(2), path, 1.0)
 
 
+class Overflowing:
+    """A model whose way back takes gradients up to a limit, as half precision does."""
+
+    def __init__(self, denoiser, limit):
+        self.denoiser, self.schedule, self.limit = denoiser, denoiser.schedule, limit
+
+    def __call__(self, *args, **kwargs):
+        out = self.denoiser(*args, **kwargs)
+        if out[0].requires_grad:
+            out[0].register_hook(lambda g: torch.where(g.abs() > self.limit, torch.inf, g))
+        return out
+
+
+def test_a_gradient_that_overflows_is_scaled_down(denoiser):
+    caption, null, timesteps = text(1), text(2), denoiser.schedule.timesteps(3)
+    path = invert(denoiser, caption, latents(0), timesteps)
+    plain = null_text(denoiser, caption, null, path, 5.0, steps=2)
+    narrow = null_text(Overflowing(denoiser, 0.5), caption, null, path, 5.0, steps=2)
+    torch.testing.assert_close(narrow.nulls, plain.nulls, rtol=1e-3, atol=1e-3)
+    with pytest.raises(FloatingPointError, match="not a number at timestep 667; use a lower learning rate"):
+        null_text(Overflowing(denoiser, 0.0), caption, null, path, 5.0, steps=2)
+
+
 # --- reference guidance ----------------------------------------------------------------------------------------------
 
 
@@ -146,8 +169,6 @@ def test_steps_before_the_first_guided_one_are_the_plain_run(denoiser, timesteps
     args = (denoiser, positive, negative, z, timesteps, path, mask, 5.0)
     leading.reference_guided(*args, leading.Guidance(start=30, steps=1), watch=lambda i, t, z: led.append(z))
     assert [torch.equal(a, b) for a, b in zip(plain, led)] == [True] * 4 + [False] * 6
-    empty = leading.reference_guided(*args, leading.Guidance(start=10, end=20))
-    assert torch.equal(empty, plain[-1])
 
 
 def test_without_steps_there_is_the_one_substitution(denoiser, timesteps, scene):
@@ -234,3 +255,14 @@ def test_a_trajectory_of_another_run_is_refused(denoiser, timesteps, scene):
         run(denoiser, positive, negative, z, timesteps, path, mask, 1.0)
     with pytest.raises(ValueError, match="both are steps of 50"):
         leading.Guidance(start=60)
+    with pytest.raises(ValueError, match="mask: it has 3 pictures, the latents 1"):
+        run(denoiser, positive, negative, z, timesteps, path, mask.expand(3, -1, -1, -1), 5.0)
+
+
+def test_a_span_without_a_guided_step_is_refused():
+    assert leading.Guidance(start=20, end=20).span(STEPS) == (4, 4)  # one step
+    for start, end in ((10, 20), (0, 0)):
+        with pytest.raises(ValueError, match=f"start is {start} and end {end}: .* none of 50 would be guided"):
+            leading.Guidance(start=start, end=end)
+    with pytest.raises(ValueError, match="none of 10 would be guided"):
+        leading.Guidance(start=2, end=1).span(STEPS)

@@ -7,6 +7,7 @@ import torch
 from hifi_cases import PREDICTIONS, last, latents, random_denoiser, random_subject, text
 from likeness.core import files, prompts
 from likeness.core.hifi import subject
+from likeness.core.hifi.maps import SubjectMaps
 from likeness.core.hifi.subject import SubjectText
 
 
@@ -89,3 +90,27 @@ def test_a_subject_of_another_model_is_refused(denoiser):
         replace(random_subject(), base="sdxl").check(denoiser.sites)
     with pytest.raises(ValueError, match="as many falling timesteps"):
         replace(random_subject(), timesteps=(1, 301, 601, 901))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (24, 16)])
+def test_maps_keep_the_layers_of_the_fewest_positions_at_any_size(denoiser, size):
+    s, z = random_subject(), torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(3))
+    marked, met = replace(text(1), words={s.mark: last()}), []
+
+    class Meeting(SubjectMaps):
+        def __call__(self, site, q, *args):
+            met.append(q.shape[1])
+            return super().__call__(site, q, *args)
+
+    def watched(largest):
+        maps = Meeting(s.mark, s.count, largest)
+        for t in (901, 601):
+            denoiser(z, t, marked, hooks=replace(SubjectText(s).hooks, attention=maps))
+        return maps.seen
+
+    none_fits, fewest_fit, all_fit = watched(1), watched(min(met)), watched(max(met))
+    assert len(set(met)) > 1 and none_fits.keys() == fewest_fit.keys() == {901, 601}
+    for t, maps in none_fits.items():
+        assert maps.shape == (5, *size)
+        torch.testing.assert_close(maps, fewest_fit[t])
+        assert not torch.allclose(maps, all_fit[t])

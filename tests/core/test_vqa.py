@@ -33,6 +33,9 @@ def theirs(folder, kind, images, prompts):
             pixels = (image * 255).byte().movedim(0, -1).numpy()
             inputs = processor(images=pixels, text=prompt, return_tensors="pt")
             tokens = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+            asked = inputs["input_ids"]
+            if torch.equal(tokens[:, : asked.shape[1]], asked):  # newer libraries repeat the question
+                tokens = tokens[:, asked.shape[1] :]
             answers.append(" ".join(processor.decode(tokens[0], skip_special_tokens=True).split()))
         found.append(answers)
     return found
@@ -43,6 +46,7 @@ def test_instructblips_answers_are_the_librarys(folder):
     prompts = [f"Question: {question} Short answer:" for question in QUESTIONS]
     answers = InstructBlip(folder / "instructblip", length=5)(images, QUESTIONS)
     assert answers == theirs(folder, "instructblip", images, prompts)
+    assert not any("question" in answer.lower() for each in answers for answer in each)
     assert len({tuple(each) for each in answers}) > 2 and any(a != b for a, b in answers)
 
 

@@ -60,7 +60,8 @@ def test_answers_are_compared_with_every_reference():
     models = Models(Colours(), Colours(), None, vqa, ["colour?"], Colours().texts)
     found = score(models, plain(RED), plain(RED, GREEN))
     assert found.each["vqa"].tolist() == pytest.approx([0.5])
-    assert found.summary()["swd vqa x clip_i"] == pytest.approx(0.25)
+    # the photo that is alike has the same answer: each photo's product by itself
+    assert found.summary()["swd vqa x clip_i"] == pytest.approx(0.0)
 
 
 def test_the_judges_answer_about_pose_and_view():
@@ -74,6 +75,14 @@ def test_the_judges_answer_about_pose_and_view():
     assert models.vqa(shots, models.questions) == [["pose standing", "view front"], ["pose sitting", "view left"]]
     found = score(models, shots, shots[:1])
     assert found.each["vqa"].tolist() == pytest.approx([0.0, 1.0], abs=1e-6)
+
+
+def test_pictures_of_any_sizes_are_looked_at_in_their_middle():
+    wide = torch.zeros(3, 40, 100)
+    wide[:, :, 30:70] = 1
+    batch = evaluate._batch([("a", wide), ("b", torch.ones(3, 20, 20))])
+    assert batch.shape == (2, 3, 40, 40) and bool((batch > 0.99).all())
+    assert evaluate._batch([("a", torch.rand(3, 2000, 3000))]).shape == (1, 3, evaluate.LARGEST, evaluate.LARGEST)
 
 
 def test_command(tmp_path):

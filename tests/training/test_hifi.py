@@ -3,6 +3,7 @@
 import pytest
 import torch
 from likeness.cli import main
+from likeness.core import checkpoint, files
 from likeness.core.diffusers import DiffusersDenoiser, Text
 from likeness.core.diffusion import Schedule
 from likeness.core.hifi import subject as subjects
@@ -125,6 +126,43 @@ def test_a_subject_under_way_has_the_rows_that_it_has(model):
     assert len(later.rows) == 1 and not torch.equal(later.rows, early.rows)
 
 
+def test_the_losses_are_those_of_both_stages_also_after_a_stop(model, tmp_path):
+    unbroken, file, seen = begin(model, learn()), tmp_path / "s.checkpoint", []
+    unbroken.run(lambda progress: seen.append(progress.loss))
+    assert unbroken.losses == seen and len(seen) == 7
+
+    def stop(progress):
+        if progress.step == 6:
+            raise loop.Cancelled
+
+    with pytest.raises(loop.Cancelled):
+        begin(model, learn(), file).run(stop)
+    again = begin(model, learn(), file)
+    assert again.losses == seen[:5]
+    again.run(until=6)
+    assert again.losses == seen and begin(model, learn(), file).losses == seen
+
+
+def test_checkpoints_of_before_the_second_stages_losses_go_on(model, tmp_path):
+    file, unbroken = tmp_path / "s.checkpoint", begin(model, learn())
+    old = begin(model, learn(), file)
+    old.run(until=5)
+    old.trainer.losses += old._later  # where they were kept
+    file.unlink()
+    old.trainer.save()
+    tensors, header = files.load(tmp_path / "s.timesteps", kind=hifi.KIND)
+    files.save(tmp_path / "s.timesteps", {"sets": tensors["sets"].clone()}, header)
+    again = begin(model, learn(), file)
+    assert again.step == 5 and torch.equal(again.run().rows, unbroken.run().rows)
+    assert again.losses == unbroken.losses[:3] + unbroken.losses[5:]
+
+
+def test_a_thousand_timesteps(model):
+    training = begin(model, learn(steps=1, timesteps=1000, each=1))
+    training.sets = [torch.zeros(1, 5, 32)] * 1000
+    assert len(training.subject().timesteps) == 1000
+
+
 def test_another_training_is_refused(model, tmp_path):
     file = tmp_path / "s.checkpoint"
     begin(model, learn(), file).run()
@@ -151,15 +189,41 @@ def test_saving_memory_changes_no_gradient():
     torch.testing.assert_close(begin(model, learn(1, 0)).run().rows, plain.rows)
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def photograph(folder):
     from likeness.core.demo import world
     from PIL import Image
 
     for i, shot in enumerate(world.photos(world.held_out_subjects(1, "cat")[0], 2)):
         for name, pixels in (("photos", shot.image), ("masks", shot.mask.expand(3, -1, -1))):
-            (tmp_path / name).mkdir(exist_ok=True)
+            (folder / name).mkdir(exist_ok=True)
             array = (pixels * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(array).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(array).save(folder / name / f"{i}.png")
+
+
+def test_another_models_checkpoint_is_refused_by_the_command(tmp_path, monkeypatch):
+    photograph(tmp_path)
+    config = hifi.Config(tmp_path / "photos", "a photo of a cat", "cat", tmp_path / "s.safetensors", learn=learn())
+
+    def stop(what, progress):
+        raise loop.Cancelled
+
+    for _ in range(2):  # its own is not
+        with pytest.raises(loop.Cancelled):
+            hifi.train(config, stop)
+    load = checkpoint.load
+
+    def other(*args, **kwargs):
+        model = load(*args, **kwargs)
+        next(model.denoiser.unet.parameters()).data += 1
+        return model
+
+    monkeypatch.setattr(checkpoint, "load", other)
+    with pytest.raises(files.LearnedFileError, match="of a training with other settings, data or start"):
+        hifi.train(config, stop)
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    photograph(tmp_path)
     monkeypatch.chdir(tmp_path)
     common = ["train", "hifi", "--images", "photos", "--masks", "masks", "--prompt"]
     settings = {"--learn.loop.steps": "2", "--learn.timesteps": "2", "--learn.each": "1", "--learn.batch": "1"}

@@ -250,10 +250,23 @@ def test_nothing_is_downloaded_without_consent(tmp_path, monkeypatch):
     snapshot.mkdir(parents=True)
     (tmp_path / "models--some--clip" / "refs").mkdir()
     (tmp_path / "models--some--clip" / "refs" / "main").write_text("abc")
+    with pytest.raises(FileNotFoundError, match=r"models.clip: some/clip was downloaded in part only; add --models"):
+        hub.found("some/clip", "models.clip", False)
+    (snapshot / "model.safetensors").write_bytes(b"")
     assert hub.found("some/clip", "models.clip", False) == str(snapshot)
     with pytest.raises(FileNotFoundError, match=r"models.clip: other/clip is neither"):
         hub.found("other/clip", "models.clip", False)
-    assert hub.found("other/clip", "models.clip", True) == "other/clip"
+
+
+def test_with_consent_all_that_is_missing_is_fetched_but_no_pickle(monkeypatch):
+    import huggingface_hub
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.append((name, how)) or "there")
+    assert hub.found("other/clip", "models.clip", True) == "there"
+    [(name, how)] = asked
+    assert name == "other/clip" and "*.safetensors" in how["allow_patterns"] and "local_files_only" not in how
+    assert not any("bin" in pattern or "pt" in pattern for pattern in how["allow_patterns"])
 
 
 def test_a_depth_model_of_transformers(tmp_path, photos):

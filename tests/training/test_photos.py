@@ -74,6 +74,32 @@ def test_mistakes_are_named(arguments, message):
         photos.prepare(*arguments)
 
 
+def test_what_is_transparent_is_white_in_pictures_and_black_in_masks(tmp_path):
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 255, 0, 0))  # what a cut-out hides
+    image.save(tmp_path / "a.png")
+    ((_, picture),) = photos.read_folder(tmp_path)
+    assert picture[:, 0].T.tolist() == [[1, 0, 0], [1, 1, 1]]
+    mask = Image.new("LA", (2, 1), (255, 255))
+    mask.putpixel((1, 0), (255, 0))
+    mask.save(tmp_path / "a.png")
+    (found,) = photos.read_masks(tmp_path, ["a.jpg"])
+    assert found[0, 0].tolist() == [1, 0]
+    palette = Image.new("P", (1, 1))
+    palette.info["transparency"] = 0
+    palette.save(tmp_path / "a.png", transparency=0)
+    ((_, picture),) = photos.read_folder(tmp_path)
+    assert picture.flatten().tolist() == [1, 1, 1]
+
+
+def test_more_than_eight_bits_are_no_black_or_white_picture(tmp_path):
+    Image.new("I;16", (2, 2), 30000).save(tmp_path / "a.png")
+    with pytest.raises(
+        ValueError, match=r"images: a.png can.t be read \(its pixels are of the kind I;16; save it with 8"
+    ):
+        photos.read_folder(tmp_path)
+
+
 def test_broken_and_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder"):
         photos.read_folder(tmp_path / "none")

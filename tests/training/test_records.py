@@ -104,6 +104,15 @@ def subjects(tmp_path):
     return tmp_path
 
 
+def test_other_builds_shards_are_named(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"id": ["1"], "word": ["cat"]}), tmp_path / "shard-00000.parquet")
+    with pytest.raises(ValueError, match=r"records: shard-00000.parquet is no shard of records \('clothes'\)"):
+        list(records.read(tmp_path))
+
+
 def test_a_folder_of_subjects(subjects):
     cat, other, dog = records.read(subjects)
     assert (cat.id, cat.character, cat.similar, cat.mask) == ("cat/a.png", "cat", ("cat/b.png",), MASK)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ pytest.importorskip("pyarrow", reason="the builder keeps what it sees in Parquet
 from killed_builds import NAMES, config, content
 from likeness.cli import main
 from likeness.core.demo import world
-from likeness.training.data import records
+from likeness.training.data import photos, records
 from likeness.training.data.photos import decode
-from likeness.training.data.retribooru import answers, build, demo, identities, report
+from likeness.training.data.retribooru import answers, build, demo, identities, parts, report, shards
 from likeness.training.data.retribooru.annotate import Settings, around, face_box
 from likeness.training.data.retribooru.models import QUESTIONS, Models, Names
 from likeness.training.data.workers import Workers
@@ -170,6 +171,40 @@ def test_a_model_that_answers_too_little_is_no_disaster(figures, tmp_path):
     told = build.build(config(figures, tmp_path), models=lambda: Models(truth, truth, lambda x, questions: [["red"]]))
     assert told["samples"] == 0 and told["dropped"]["vqa failed"]["pictures"] == 12
     assert not list(tmp_path.glob("shard-*")) and "0 samples" in (tmp_path / report.TEXT).read_text()
+
+
+def test_models_that_fail_on_everything_stop_the_build(figures, tmp_path):
+    """As on a broken device: nothing is dropped for it, and the same command tries again."""
+    broken = Broken(figures, dict.fromkeys((line["id"] for line in demo.read_truth(figures)), "segmenter"))
+    with pytest.raises(
+        ValueError, match=r"part 000000: segmenter failed on all .* of this part, last with 'RuntimeError"
+    ):
+        build.build(config(figures, tmp_path), models=lambda: Models(broken, broken, broken))
+    assert not list((tmp_path / "work" / "annotations").glob("*.parquet"))
+    truth = demo.Truth(figures)
+    assert build.build(config(figures, tmp_path), models=lambda: Models(truth, truth, truth))["samples"]
+
+
+def test_a_picture_that_was_changed_is_not_cut_as_the_old_one(figures, built, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    shutil.copytree(figures, images)
+    shutil.copytree(built[0], out)
+    folder = out / "work" / "annotations"
+    used = [i for i, row in enumerate(parts.columns(folder, 0, ["dropped"])) if not row["dropped"]]
+    [seen] = parts.rows(folder, [(0, used[0])])
+    assert shards.record(images, seen, []).id == seen.entry.id
+    (images / seen.entry.file).write_bytes(photos.png(torch.rand(3, 8, 8)))
+    with pytest.raises(ValueError, match="is another picture than when it was looked at; put the old one back"):
+        shards.record(images, seen, [])
+
+
+def test_a_folder_of_pairs_is_not_taken(figures, tmp_path):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "kind.json").write_text('{"kind": "pairs"}')
+    (tmp_path / "shard-00000.parquet").write_text("pairs")
+    with pytest.raises(ValueError, match=r"out: .* holds pairs, not RetriBooru's identities; give another folder"):
+        build.build(config(figures, tmp_path))
+    assert (tmp_path / "shard-00000.parquet").read_text() == "pairs"
 
 
 def test_models_that_can_not_be_had_are_no_fault_of_the_pictures(figures, tmp_path):

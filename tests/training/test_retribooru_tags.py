@@ -111,6 +111,13 @@ def test_which_tags_are_clothes():
     }
     assert Filter()(Entry("1"), kinds).clothes == ("pleated_skirt", "thighhighs")
     assert Filter(clothes=("hair",))(Entry("1"), kinds).clothes == ("long_hair",)
+    kinds["general"] = ["solo", "no_panties", "unworn_hat", "holding_shoes", "nontraditional_skirt"]
+    assert Filter()(Entry("1"), kinds).clothes == ("nontraditional_skirt",)
+
+
+def test_null_is_no_tag():
+    found = tags.kinds_of({"tag_string_artist": None, "tag_string_character": None, "tag_string_general": "solo"})
+    assert found == {"general": ["solo"], "artist": [], "character": []}
 
 
 def test_what_is_not_there_is_named(tmp_path):

@@ -33,8 +33,11 @@ class Group:
         return len(self.data)
 
 
-def read_folder(folder: Path) -> list[tuple[str, Tensor]]:
+def read_folder(folder: Path, under: str = "white") -> list[tuple[str, Tensor]]:
     """Name and picture (3, H, W) in 0..1 of every image file in a folder, in the order of names.
+
+    Args:
+        under: see `decode`.
 
     Raises:
         FileNotFoundError: no such folder, or no picture in it.
@@ -48,21 +51,34 @@ def read_folder(folder: Path) -> list[tuple[str, Tensor]]:
     found = []
     for path in files:
         try:
-            found.append((path.name, decode(path.read_bytes())))
+            found.append((path.name, decode(path.read_bytes(), under)))
         except ValueError as e:
             raise ValueError(f"images: {path.name} can't be read ({e}); remove or replace it") from e
     return found
 
 
-def decode(data: bytes) -> Tensor:
-    """The picture in an image file's bytes, upright, (3, H, W) in 0..1; ValueError where there is none."""
+def decode(data: bytes, under: str = "white") -> Tensor:
+    """The picture in an image file's bytes, upright, (3, H, W) in 0..1.
+
+    Args:
+        under: colour of what is transparent; black for masks.
+
+    Raises:
+        ValueError: no picture, or one of more than 8 bits a channel, which would lose its shades.
+    """
     import io
 
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are of the kind {image.mode}; save it with 8 bits a channel")
+            upright = ImageOps.exif_transpose(image)
+            if upright.has_transparency_data:
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, under), upright)
+            upright = upright.convert("RGB")
     except UnidentifiedImageError as e:
         raise ValueError("it is no picture of a known format") from e
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:  # a broken PNG is a SyntaxError to Pillow
@@ -90,7 +106,7 @@ def read_masks(folder: Path, names: Sequence[str]) -> list[Tensor]:
     Raises:
         FileNotFoundError: no such folder, or a picture without a mask.
     """
-    found = {Path(name).stem: picture.mean(0, keepdim=True) for name, picture in read_folder(folder)}
+    found = {Path(name).stem: picture.mean(0, keepdim=True) for name, picture in read_folder(folder, "black")}
     missing = [name for name in names if Path(name).stem not in found]
     if missing:
         raise FileNotFoundError(f"masks: {folder} has none for {', '.join(missing)}; one file a picture, same name")
@@ -162,6 +178,11 @@ def _crop_to(picture: Tensor, mask: Tensor | None, height: int, width: int) -> t
         return resize(p, h, w)[:, y : y + height, x : x + width]
 
     return fit(picture), None if mask is None else fit(mask)
+
+
+def middle(picture: Tensor, size: int) -> Tensor:
+    """The middle square of a picture (3, H, W), (3, size, size)."""
+    return _crop_to(picture, None, size, size)[0]
 
 
 def _crop(picture: Tensor, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor | None]:

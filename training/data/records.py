@@ -52,11 +52,11 @@ class Record:
 
     def figure(self) -> Tensor | None:
         """The mask, (1, H, W) in 0..1; None without one."""
-        return None if self.mask is None else self._decoded(self.mask)[:1]
+        return None if self.mask is None else self._decoded(self.mask, "black")[:1]
 
-    def _decoded(self, data: bytes) -> Tensor:
+    def _decoded(self, data: bytes, under: str = "white") -> Tensor:
         try:
-            return photos.decode(data)
+            return photos.decode(data, under)
         except ValueError as e:
             raise ValueError(f"record {self.id}: its picture or mask can't be read ({e}); build it again") from e
 
@@ -105,7 +105,7 @@ def _from_parquet(path: Path) -> Iterator[Record]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH):
                 yield from map(_record, batch.to_pylist())
-    except (pa.ArrowInvalid, TypeError) as e:
+    except (pa.ArrowInvalid, TypeError, KeyError) as e:
         raise ValueError(f"records: {path.name} is no shard of records ({e}); build or copy it again") from e
 
 
@@ -123,7 +123,7 @@ def _from_tar(path: Path) -> Iterator[Record]:
                 fields |= json.loads(data) if kind == "json" else {kind.partition(".")[0]: data}
         if fields:
             yield _record(fields)
-    except (tarfile.TarError, TypeError, AttributeError, json.JSONDecodeError) as e:
+    except (tarfile.TarError, TypeError, AttributeError, KeyError, json.JSONDecodeError) as e:
         raise ValueError(f"records: {path.name} is no shard of records ({e}); build or copy it again") from e
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +64,32 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield from _leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", json.dumps(value)
+
+
+def claim(out: Path, kind: str) -> None:
+    """ValueError where a folder holds a build of another kind, whose files this one would take for its own."""
+    file = out / "work" / "kind.json"
+    if file.is_file() and (there := json.loads(file.read_text(encoding="utf-8"))["kind"]) != kind:
+        raise ValueError(f"out: {out} holds {there}, not {kind}; give another folder")
+    files.write_atomically(file, json.dumps({"kind": kind}).encode())
+
+
+def check_worked(part: str, seen: Sequence[tuple[str, str]]) -> None:
+    """Refuse a part where models failed on all that they saw, as they do where the device is broken.
+
+    Args:
+        seen: why each picture was dropped, "" where it was not, and an error's words.
+
+    Raises:
+        ValueError: a part of at least two pictures, none of which a model did not fail on.
+    """
+    if len(seen) < 2 or not all(why.endswith(FAILED) for why, _ in seen):
+        return
+    whys = ", ".join(dict.fromkeys(why for why, _ in seen))
+    raise ValueError(
+        f"{part}: {whys} on all {len(seen)} of this part, last with {seen[-1][1]!r} on machine {platform.node()}. The "
+        "part was not written: mend what is wrong there and give the command again"
+    )
 
 
 def plain(settings: dict[str, Any]) -> dict[str, Any]:

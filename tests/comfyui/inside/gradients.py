@@ -67,6 +67,15 @@ def main(pack):
         result["lora"] = rel(with_lora, gradient_headless(base, z.clone(), positive[0][0]))
     result["lora_differs"] = rel(with_lora, here)
     result["lora_gone"] = rel(gradient_in_comfyui(model, positive, latent), here)
+    # an attention without a way back, as other packs put in
+    one_way = model.clone()
+    inner = one_way.model_options.setdefault("transformer_options", {})
+    inner["optimized_attention_override"] = lambda function, *a, **k: function(*a, **k).detach()
+    result["one_way"] = rel(gradient_in_comfyui(one_way, positive, latent), here)
+    # weights that were moved outside of inference mode look like ordinary ones, and are not
+    with torch.inference_mode(False):
+        unet.to(torch.float64).to(torch.float32)
+    result["moved"] = rel(gradient_in_comfyui(model, positive, latent), here)
     # what other nodes do with the same MODEL afterwards
     empty = nodes.EmptyLatentImage().generate(128, 128, 1)[0]
     sampled = nodes.common_ksampler(model, 1, 2, 4.0, "euler", "normal", positive, positive, empty)[0]["samples"]

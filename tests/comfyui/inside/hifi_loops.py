@@ -147,12 +147,13 @@ def main(pack):
             "led": dict(steps=2),
             "fast": dict(fast=0.4),
             "substituted": dict(steps=0),
-            "empty": dict(start=5, end=20),
         }.items():
             expected = guidance.reference_guided(*args, guidance.Guidance(**settings))
             result[name] = rel(model.model.process_latent_in(drawn(**settings)), expected)
     plain = drawn(sampler="euler")
-    result["plain"] = rel(drawn(start=5, end=20), plain)
+    faint = {"class_type": "SolidMask", "inputs": {"value": 0.1, "width": 128, "height": 128}}
+    unled = run_prompt(graph(**led(mask=["16", 0]), **{"16": faint}), keep={"x": ["15", 0]})["x"]["samples"]
+    result["plain"] = rel(unled, plain)
     result["changes"] = rel(drawn(), plain)
     result["twice"] = torch.equal(drawn(), drawn())
     previews = []
@@ -203,12 +204,19 @@ def main(pack):
     empty = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 128, "height": 128}}
     noise_mask = {"class_type": "SetLatentNoiseMask", "inputs": {"samples": ["20", 0], "mask": ["2", 1]}}
     wide = led()["11"]
+    two = {"class_type": "RepeatImageBatch", "inputs": {"image": ["22", 0], "amount": 2}}
+    twice = {"21": {"class_type": "ImageToMask", "inputs": {"image": ["23", 0], "channel": "red"}}, "23": two}
+    twice["22"] = {"class_type": "MaskToImage", "inputs": {"mask": ["2", 1]}}
+    part = {"class_type": "SplitSigmas", "inputs": {"sigmas": ["6", 0], "step": 4}}
     result["messages"] = {
         "guidance": fails(graph(**led(guider=one)), ["15", 0]),
         "guider": fails(graph(**led(guider=basic)), ["15", 0]),
         "steps": fails(graph(**led(sigmas=("16", 0)), **{"16": other}), ["15", 0]),
         "size": fails(graph(**{**led(), "11": small}), ["15", 0]),
         "mask": fails(graph(**led(mask=["16", 0]), **{"16": empty}), ["15", 0]),
+        "masks": fails(graph(**led(mask=["21", 0]), **twice), ["15", 0]),
+        "span": fails(graph(**led(start=5, end=20)), ["15", 0]),
+        "sigmas": fails(graph(**led(sigmas=("16", 0)), **{"16": part}), ["15", 0]),
         "noise mask": fails(graph(**{**led(), "11": noise_mask, "20": wide}), ["15", 0]),
         "word": fails(graph(**{"8": null_text(), "9": replaced(old_word="cow")}), ["9", 0]),
         "nulls": fails(graph(**{"9": replaced(trajectory=["7", 0])}), ["9", 0]),

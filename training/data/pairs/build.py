@@ -125,6 +125,7 @@ def build(config: Config, watch: Watch | None = None, models: Callable[[], Model
     weights = {} if models else config.models.fingerprints()  # before anything is drawn
     make = models or partial(config.models.models, config.draw)
     make = make if config.workers else cache(make)  # once for both stages
+    stages.claim(config.out, "pairs")
     folders = (plan.LIST, plan.SUBJECTS, plan.PLAN, plan.CANDIDATES, "shards", "seconds")
     stages.tidy([config.out, *(work / name for name in folders)])
     parts = _list(config, work, weights, watch)

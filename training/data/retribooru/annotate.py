@@ -18,6 +18,7 @@ from .models import QUESTIONS, Models
 from .parts import Seen
 
 Result = TypeVar("Result")
+UNREADABLE = "unreadable picture"
 Item = tuple[Seen, Tensor]  # and its picture
 
 
@@ -64,6 +65,7 @@ class Annotator:
     """Annotates parts: reads a part's entries, looks at the pictures, writes a part's Parquet file.
 
     Nothing that is wrong with a picture, nor a model that fails on it, ends the work: the picture is dropped, with why.
+    Models that fail on all pictures of a part do, as on a broken device: that part is not written.
     """
 
     images: Path
@@ -78,6 +80,7 @@ class Annotator:
         used = [each for each in seen if not each.dropped]
         for start in range(0, len(used), self.settings.batch):
             self._look(used[start : start + self.settings.batch])
+        stages.check_worked(f"part {part:06d}", [(e.dropped, e.detail) for e in used if e.dropped != UNREADABLE])
         parts.write(self.out, part, seen)
         return {"used": sum(not each.dropped for each in seen), "pictures": len(seen)}
 
@@ -147,7 +150,7 @@ def _read(path: Path, each: Seen) -> Tensor | None:
         each.digest = hashlib.sha256(data).hexdigest()[:32]
         return decode(data)
     except (OSError, ValueError, MemoryError) as e:
-        each.drop("unreadable picture", type(e).__name__ if isinstance(e, OSError) else str(e)[:200])
+        each.drop(UNREADABLE, type(e).__name__ if isinstance(e, OSError) else str(e)[:200])
         return None
 
 

@@ -86,6 +86,7 @@ def build(config: Config, watch: Watch | None = None, models: Callable[[], Model
         config = replace(config, tags=config.images / tags.METADATA)
     work, watch = config.out / "work", watch or (lambda stage, done, total: None)
     make = models or partial(config.models.models, config.images)
+    stages.claim(config.out, "RetriBooru's identities")
     stages.tidy([config.out, *(config.out / name for name in _FOLDERS)])
     number = _entries(config, work / "entries", watch)
     with Workers(config.workers, config.address, config.gpus) as run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ def record(images: Path, seen: Seen, ids: Sequence[str]) -> Record:
         image = (images / entry.file).read_bytes()
     except OSError as e:
         raise ValueError(f"{entry.file} was there when it was looked at, and is gone; put it back") from e
+    if hashlib.sha256(image).hexdigest()[:32] != seen.digest:
+        raise ValueError(
+            f"{entry.file} is another picture than when it was looked at; put the old one back, or build anew"
+        )
     similar = tuple(other for other in ids if other != entry.id)
     # the general tags, as the paper's prompts are
     prompts = ", ".join(tag.replace("_", " ") for tag in entry.tags)

@@ -12,6 +12,7 @@ from typing import Any
 from ..photos import SUFFIXES
 
 # what the last word of a clothing tag is, as in "pleated_skirt" (ours; the paper does not publish its list)
+NOT_WORN = ("no_", "unworn_", "holding_", "removing_")
 CLOTHES = frozenset(
     """apron armor ascot belt bikini blazer bloomers blouse boots bow bowtie bra buruma camisole cape capelet cardigan
     cheongsam choker cloak clothes coat collar corset costume crown dress earrings footwear garter gloves glasses hakama
@@ -66,7 +67,7 @@ class Filter:
         """The entry with its tags, and with the first reason to drop it."""
         general = tuple(dict.fromkeys(kinds["general"]))
         words = set(self.clothes)
-        clothes = tuple(tag for tag in general if tag.split("_")[-1] in words)
+        clothes = tuple(tag for tag in general if tag.split("_")[-1] in words and not tag.startswith(NOT_WORN))
         names = {kind: tuple(dict.fromkeys(kinds[kind])) for kind in ("character", "artist")}
         lacks = next((tag for tag in self.require if tag not in general), None)
         has = next((tag for tag in self.exclude if tag in general), None)
@@ -184,7 +185,7 @@ _ENDINGS = [(end, whole) for end in (".json", ".txt") for whole in (True, False)
 
 def kinds_of(post: Mapping[str, Any]) -> dict[str, list[str]]:
     """A post's general, artist and character tags: small letters, "_" for spaces."""
-    found: dict[str, list[str]] = {kind: _split(post.get(f"tag_string_{kind}", "")) for kind in _KINDS}
+    found: dict[str, list[str]] = {kind: _split(post.get(f"tag_string_{kind}") or "") for kind in _KINDS}
     tags = post.get("tags") or post.get("tag_string" if not any(found.values()) else "", "")
     listed = tags if isinstance(tags, list) else _split(tags if isinstance(tags, str) else "")
     for tag in listed:
