@@ -156,7 +156,8 @@ class Bare:
                 found = [known[tuple(line["place"])] for line in chunk]
                 pictures = torch.stack([decode(each.image) for each in found])
                 figures = torch.stack([decode(each.mask)[:1] for each in found])
-                self.batches.append((chunk, pictures, figures))
+                told = [{**line, "word": each.word} for line, each in zip(chunk, found)]
+                self.batches.append((told, pictures, figures))
 
     def __call__(self) -> None:
         painter = self.models.painter
@@ -167,7 +168,7 @@ class Bare:
                 target, shown = painter.refine(target, pictures, figures, keys, figures)[0], pictures
             else:
                 target = painter.refine(painter.draw(prompts, keys), pictures, figures, keys)[0]
-                shown = painter.view(pictures, keys)
+                shown = painter.view(pictures, keys, [line["word"] for line in lines])
             for images in (shown, target):
                 self.models.dino.images(images)
             self.models.clip.images(target), self.models.clip.texts(prompts)

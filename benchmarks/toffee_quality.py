@@ -121,7 +121,13 @@ def views(folder: Path | None, count: int) -> dict[str, float]:
     subjects = world.held_out_subjects(count)
     photos = [world.photos(s, 3, seed=i, style="photo", accessory=None) for i, s in enumerate(subjects)]
     shown = torch.stack([own[0].image for own in photos])
-    drawn = torch.cat([paint.view(part, [f"{i + k}" for k in range(len(part))]) for i, part in _parts(shown)])
+    words = [s.word for s in subjects]
+    drawn = torch.cat(
+        [
+            paint.view(part, [f"{i + k}" for k in range(len(part))], words[i : i + len(part)])
+            for i, part in _parts(shown)
+        ]
+    )
     turned = [a != b for a, b in zip(read(drawn)["view"].values, read(shown)["view"].values)]
     kind = [a == s.word for a, s in zip(read(drawn)["kind"].values, subjects)]
     kept = 0

@@ -56,12 +56,14 @@ def run(
     loads: Sequence[Load],
     watch: Callable[[str, loop.Progress], None] | None = None,
     controlnet: str | Path | None = None,
+    told: bool = False,
 ) -> Path:
     """Train one of the three models headless and write it, also when it is stopped.
 
     Args:
         model: one of `core.toffee.adapter.MODELS`.
         controlnet: a depth ControlNet: Control-LoRA (.safetensors), folder or hub name.
+        told: whether it learns with prompts where others of its kind do without.
 
     Raises:
         FileNotFoundError, ValueError: a model or examples that can't be used.
@@ -86,7 +88,7 @@ def run(
         if config.init:
             adapter = begun(adapters.load(config.init), adapter)
         adapter.check_inputs(channels := loaded.denoiser.unet.config.in_channels)
-        adapter.settings["inputs"] = channels
+        adapter.settings |= {"inputs": channels, **({"told": True} if told else {})}
         adapter.to(accelerator.device)
         start = files.fingerprint(adapter.state_dict())
         network = None

@@ -240,9 +240,9 @@ class Failing(Painter):
         self.check("refine", keys)
         return super().refine(images, subjects, figures, keys, masks)
 
-    def view(self, images, keys):
+    def view(self, images, keys, words):
         self.check("view", keys)
-        return super().view(images, keys)
+        return super().view(images, keys, words)
 
 
 class Blind(Middle):

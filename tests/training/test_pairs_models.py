@@ -1,5 +1,6 @@
 """The pair factory's drawing, written out on small networks; its models by name; from the command to ToffeeNet."""
 
+import copy
 import shutil
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from torch.nn import functional as F
 from vision_models import shake
 
 SETTINGS = draw.Settings(size=SIZE, steps=5, threshold=0.5, share=0.5)
-PROMPTS, KEYS = ["a red cat", "a dog"], ["0 pair 1", "0 pair 2"]
+PROMPTS, KEYS, WORDS = ["a red cat", "a dog"], ["0 pair 1", "0 pair 2"], ["cat", "dog"]
 
 
 class Small(Tiny):
@@ -143,21 +144,37 @@ def test_refining_is_the_papers(painter, base, dino, adapted, photos, editing):
 
 def test_a_view_is_drawn_from_the_subjects_tokens(painter, base, dino, adapted, photos):
     images, _ = photos
-    got = painter.view(images, KEYS)
+    got = painter.view(images, KEYS, WORDS)
     hooks = Injection(adapted["view-generator"].adapter, dino.tokens(images), 1000).hooks
     predict = guided(base.denoiser, base.text(""), base.text(""), 3.0, hooks)
     schedule = base.denoiser.schedule
     with torch.no_grad():
         wanted = base.decode(sample(schedule, predict, noises("view"), schedule.timesteps(5)))
     assert torch.allclose(got, wanted, atol=1e-5)
-    assert not torch.allclose(painter.view(images.flip(0), KEYS), got, atol=1e-3)
+    assert not torch.allclose(painter.view(images.flip(0), KEYS, WORDS), got, atol=1e-3)
+
+
+def test_a_view_generator_that_is_told_what_it_draws(base, dino, adapted, photos):
+    images, own = photos[0], adapted["view-generator"]
+    told = copy.copy(own.adapter)
+    told.settings = {"told": True}
+    painter = draw.Painter(base, dino, None, draw.Adapted(own.model, told), None, SETTINGS)
+    got = painter.view(images, KEYS, WORDS)
+    hooks = Injection(told, dino.tokens(images), 1000).hooks
+    texts = [base.text(f"a photo of a {word}") for word in WORDS]
+    predict = guided(base.denoiser, texts[0].with_rows(texts[1:]), base.text(""), 3.0, hooks)
+    schedule = base.denoiser.schedule
+    with torch.no_grad():
+        wanted = base.decode(sample(schedule, predict, noises("view"), schedule.timesteps(5)))
+    assert torch.allclose(got, wanted, atol=1e-5)
+    assert not torch.allclose(painter.view(images, KEYS, WORDS[::-1]), got, atol=1e-3)
 
 
 def test_a_step_that_is_left_out_changes_nothing(base, dino, photos):
     images, figures = photos
     plain = draw.Painter(base, dino, None, None, None, SETTINGS)
     drawn = plain.draw(PROMPTS, KEYS)
-    assert plain.refine(drawn, images, figures, KEYS)[0] is drawn and plain.view(images, KEYS) is images
+    assert plain.refine(drawn, images, figures, KEYS)[0] is drawn and plain.view(images, KEYS, WORDS) is images
 
 
 def test_depth_leads_through_a_controlnet(base, dino, photos):

@@ -77,6 +77,7 @@ def test_generation_pairs_are_of_one_subject():
 
 
 def test_views_keep_the_place():
+    assert all(load().prompt.startswith("a photo of a ") for load in examples.rendered_views(2, told=True))
     for load in examples.rendered_views(4):
         e = load()
         corner = (slice(None), slice(0, 16), slice(0, 16))

@@ -127,13 +127,18 @@ def rendered_pictures(count: int, seed: int = 0, size: int = 128) -> list[Load]:
     return [lambda i=i: draw(i) for i in range(count)]
 
 
-def rendered_views(count: int, seed: int = 0, size: int = 128) -> list[Load]:
-    """A subject, and the same in the same place from another side, as multi-view photos show it."""
+def rendered_views(count: int, seed: int = 0, size: int = 128, told: bool = False) -> list[Load]:
+    """A subject, and the same in the same place from another side, as multi-view photos show it.
+
+    Args:
+        told: whether prompts say what it is.
+    """
 
     def draw(i: int) -> Example:
         (subject, scene), rng = _scene(seed, i), random.Random(f"view {seed} {i}")
         other = rng.choice([view for view in world.VIEWS if view != scene.view])
-        return Example(*(world.draw(subject, s, size=size).image for s in (scene, replace(scene, view=other))))
+        pictures = (world.draw(subject, s, size=size).image for s in (scene, replace(scene, view=other)))
+        return Example(*pictures, prompt=f"a photo of a {subject.word}" if told else "")
 
     return [lambda i=i: draw(i) for i in range(count)]
 

@@ -196,14 +196,23 @@ class Painter:
         return (refined if masks is None else pasted(subjects, masks, refined)), list(shares)
 
     @torch.no_grad()
-    def view(self, images: Tensor, keys: Sequence[str]) -> Tensor:
-        """The subjects of pictures from other sides (Toffee, section 2.1); the pictures without a View Generator."""
+    def view(self, images: Tensor, keys: Sequence[str], words: Sequence[str]) -> Tensor:
+        """The subjects of pictures from other sides (Toffee, section 2.1); the pictures without a View Generator.
+
+        Args:
+            words: of the subjects, for a View Generator that was trained to be told **[ours]**.
+        """
         if self.views is None:
             return images
         model = self.views.model
         schedule, like = model.denoiser.schedule, self._latents(model, len(images))
         tokens, start = self.dino.tokens(images), self._noise(keys, "view", like)
-        return self._dino(self.views, tokens, start, schedule.timesteps(self.settings.steps), None)
+        timesteps, text = schedule.timesteps(self.settings.steps), None
+        if self.views.adapter.settings.get("told"):
+            size = (self.settings.size, self.settings.size)
+            texts = [model.text(f"a photo of a {word}", size=size) for word in words]
+            text = texts[0].with_rows(texts[1:])
+        return self._dino(self.views, tokens, start, timesteps, None, text)
 
     def _text(
         self,
@@ -228,12 +237,18 @@ class Painter:
         return model.decode(sample(schedule, predict, start, timesteps, kept)).cpu()
 
     def _dino(
-        self, adapted: Adapted, tokens: Tensor, start: Tensor, timesteps: Sequence[int], kept: Kept | None
+        self,
+        adapted: Adapted,
+        tokens: Tensor,
+        start: Tensor,
+        timesteps: Sequence[int],
+        kept: Kept | None,
+        text: Text | None = None,
     ) -> Tensor:
-        """Drawn from DINO tokens alone, guided away from none; the text is the empty one **[ours]**."""
+        """Drawn from DINO tokens, guided away from none; without a text it is the empty one **[ours]**."""
         model, null = adapted.model, self._nothing(adapted.model)
         hooks = Injection(adapted.adapter, tokens.to(start.device), len(model.denoiser.schedule)).hooks
-        predict = guided(model.denoiser, null, null, self.settings.dino_guidance, hooks)
+        predict = guided(model.denoiser, text or null, null, self.settings.dino_guidance, hooks)
         return model.decode(sample(model.denoiser.schedule, predict, start, timesteps, kept)).cpu()
 
     def _nothing(self, model: Checkpoint) -> Text:

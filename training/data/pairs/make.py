@@ -236,7 +236,7 @@ class Pairs(Maker):
         return list(zip(*self.models.painter.refine(*pictures, self._keys(jobs), masks)))
 
     def _viewed(self, jobs: Sequence[Job]) -> Tensor:
-        return self.models.painter.view(stack(jobs, "input"), self._keys(jobs))
+        return self.models.painter.view(stack(jobs, "input"), self._keys(jobs), [job.row.word for job in jobs])
 
     def _judge(self, jobs: Sequence[Job]) -> None:
         """Scores, and the pictures as they are kept."""
