@@ -80,7 +80,7 @@ class Waiting:
     def refine(self, images: torch.Tensor, *_: Any) -> tuple[torch.Tensor, list[None]]:
         return images, [None] * len(images)
 
-    def view(self, images: torch.Tensor, keys: Any) -> torch.Tensor:
+    def view(self, images: torch.Tensor, keys: Any, words: Any) -> torch.Tensor:
         return images
 
 

@@ -39,7 +39,7 @@ class Painter:
         mixed = mixed if masks is None else draw.pasted(subjects, masks, mixed)
         return mixed, [float(figure.mean()) for figure in figures]
 
-    def view(self, images, keys):
+    def view(self, images, keys, words):
         return images.flip(-1)
 
 

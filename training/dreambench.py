@@ -253,6 +253,7 @@ def measure(config: Config, subjects: Sequence[Subject], watch: Watch) -> dict[s
         prompts = [subject.prompts[n] for n, _ in pairs]
         own = replace(models, segment=None if segment is None else lambda side, w=subject.word: segment(side, w))
         scores = evaluate.score(own, images, subject.images, prompts).each
+        scores = {name: values for name, values in scores.items() if not name.startswith("swd")}
         each[subject.name] = {name: float(values.mean()) for name, values in scores.items()}
         for name, values in scores.items():
             sums.setdefault(name, []).append(values)

@@ -409,8 +409,9 @@ def test_killed_at_any_file_it_goes_on(tmp_path):
     script = Path(killed_pairs.__file__)
     done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    # files: 2 + 2 of the list, 2 x 2 of subjects, 3 + 2 of the plan, 3 x 2 of pairs, 1 + 3 of shards, 5 of the report
-    assert int(done.stdout) == 28
+    # files: the kind, 2 + 2 of the list, 2 x 2 of subjects, 3 + 2 of the plan, 3 x 2 of pairs, 1 + 3 of shards, 5 of
+    # the report
+    assert int(done.stdout) == 29
 
 
 @pytest.mark.parametrize(

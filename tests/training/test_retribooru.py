@@ -166,11 +166,13 @@ def test_a_model_that_fails_costs_its_picture_only(figures, tmp_path):
     assert {line["detail"] for line in listed if line["id"] == "1"} == {"RuntimeError: no segmenter\nfor you"}
 
 
-def test_a_model_that_answers_too_little_is_no_disaster(figures, tmp_path):
+def test_a_model_that_always_answers_too_little_stops_the_build(figures, tmp_path):
     truth = demo.Truth(figures)
-    told = build.build(config(figures, tmp_path), models=lambda: Models(truth, truth, lambda x, questions: [["red"]]))
-    assert told["samples"] == 0 and told["dropped"]["vqa failed"]["pictures"] == 12
-    assert not list(tmp_path.glob("shard-*")) and "0 samples" in (tmp_path / report.TEXT).read_text()
+    with pytest.raises(
+        ValueError, match="part 000000: vqa failed on all 4 of this part, last with 'ValueError: not every"
+    ):
+        build.build(config(figures, tmp_path), models=lambda: Models(truth, truth, lambda x, questions: [["red"]]))
+    assert not list(tmp_path.glob("shard-*"))
 
 
 def test_models_that_fail_on_everything_stop_the_build(figures, tmp_path):
@@ -264,7 +266,9 @@ def test_a_build_killed_at_any_file_goes_on(tmp_path):
     script = Path(__file__).parents[1] / "killed_builds.py"
     done = subprocess.run([sys.executable, str(script), str(figures), str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) == 19  # files: 3 + 1 entries, 3 + 1 annotations, 2 + 1 plan, 2 sheets, 2 shards, 4 report
+    assert (
+        int(done.stdout) == 20
+    )  # files: 1 kind, 3 + 1 entries, 3 + 1 annotations, 2 + 1 plan, 2 sheets, 2 shards, 4 report
 
 
 def test_other_groups_from_the_same_annotations(figures, tmp_path):

@@ -69,8 +69,10 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, s
 def claim(out: Path, kind: str) -> None:
     """ValueError where a folder holds a build of another kind, whose files this one would take for its own."""
     file = out / "work" / "kind.json"
-    if file.is_file() and (there := json.loads(file.read_text(encoding="utf-8"))["kind"]) != kind:
-        raise ValueError(f"out: {out} holds {there}, not {kind}; give another folder")
+    if file.is_file():
+        if (there := json.loads(file.read_text(encoding="utf-8"))["kind"]) != kind:
+            raise ValueError(f"out: {out} holds {there}, not {kind}; give another folder")
+        return
     files.write_atomically(file, json.dumps({"kind": kind}).encode())
 
 

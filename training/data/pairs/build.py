@@ -127,7 +127,7 @@ def build(config: Config, watch: Watch | None = None, models: Callable[[], Model
     make = make if config.workers else cache(make)  # once for both stages
     stages.claim(config.out, "pairs")
     folders = (plan.LIST, plan.SUBJECTS, plan.PLAN, plan.CANDIDATES, "shards", "seconds")
-    stages.tidy([config.out, *(work / name for name in folders)])
+    stages.tidy([config.out, work, *(work / name for name in folders)])
     parts = _list(config, work, weights, watch)
     with Workers(config.workers, config.address, config.gpus) as run:
         _made(config, parts, work, Subjects, run, make, watch)

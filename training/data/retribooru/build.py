@@ -87,7 +87,7 @@ def build(config: Config, watch: Watch | None = None, models: Callable[[], Model
     work, watch = config.out / "work", watch or (lambda stage, done, total: None)
     make = models or partial(config.models.models, config.images)
     stages.claim(config.out, "RetriBooru's identities")
-    stages.tidy([config.out, *(config.out / name for name in _FOLDERS)])
+    stages.tidy([config.out, work, *(config.out / name for name in _FOLDERS)])
     number = _entries(config, work / "entries", watch)
     with Workers(config.workers, config.address, config.gpus) as run:
         _annotations(config, number, work, run, make, watch)
