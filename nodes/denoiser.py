@@ -200,6 +200,10 @@ def run(model: Any, conditionings: Mapping[str, list], latent: Tensor, work: Wor
     """
     if model.get_attachment(STREAMS):
         raise ValueError("model: it carries a concept (Apply Infusion); connect the model from before it")
+    if gradients and not _paged(model):
+        # moved outside of inference mode its weights would be of neither kind, and no sampler could use them after
+        with torch.inference_mode():
+            comfy.model_management.load_models_gpu([model])
     with _for_gradients(model) if gradients else nullcontext(model) as model:
         if gradients:
             conditionings, latent = autograd.plain(conditionings), autograd.plain(latent)
@@ -211,12 +215,16 @@ def run(model: Any, conditionings: Mapping[str, list], latent: Tensor, work: Wor
         return sampler.result
 
 
+def _paged(model: Any) -> bool:
+    """Whether weights page in and out, and so can't be lent; versions without paging have no such method."""
+    return hasattr(model, "is_dynamic") and model.is_dynamic()
+
+
 @contextmanager
 def _for_gradients(model: Any) -> Iterator[Any]:
     """A MODEL whose weights can be lent, with autograd; what was made for it is unloaded afterwards."""
     with autograd.enabled():
-        # weights that page in and out can't be lent; versions without paging have no such method
-        if not hasattr(model, "is_dynamic") or not model.is_dynamic():
+        if not _paged(model):
             yield model
             return
         delegate = model.get_non_dynamic_delegate()

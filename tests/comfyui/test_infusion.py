@@ -40,7 +40,8 @@ def test_cancel_keeps_the_concept_and_the_same_settings_go_on(seen):
     assert seen["cancelled_file"] == ["cat cancelled at step 3.safetensors"] and seen["cancelled_steps"] == 3
     assert seen["resumed"]
     # checkpoints are not offered as concepts, those that come with the pack are
-    assert set(seen["listed"]) == {*seen["cancelled_file"], *CONCEPTS}
+    networks = {name for name in seen["listed"] if name.startswith("demo ")} - {*CONCEPTS}  # RetriNet's and Toffee's
+    assert set(seen["listed"]) - networks == {*seen["cancelled_file"], *CONCEPTS}
     assert seen["checkpoints"] == 1
     assert seen["fewer"] == [3, True]  # a longer training's checkpoint is no answer to fewer steps
 

@@ -28,15 +28,19 @@ def gradient_headless(base, z, tokens):
     return torch.autograd.grad(base.denoiser(z, 500, text)[0].square().mean(), tokens)[0]
 
 
-def main(pack):
-    load_nodes()
-    model, clip, _ = demo_model.load()
-    # as another pack's loader would have made them: under inference mode
-    for module in model.model.diffusion_model.modules():
+def as_others_load_them(unet):
+    """Weights as another pack's loader makes them: under inference mode."""
+    for module in unet.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
                 module._parameters[name] = torch.nn.Parameter(weight.detach().clone(), False)
+
+
+def main(pack):
+    load_nodes()
+    model, clip, _ = demo_model.load()
     unet = model.model.diffusion_model
+    as_others_load_them(unet)
     before = dict(unet.named_parameters())
     positive = conditioning(clip, "a cat")
     latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -76,6 +80,7 @@ def main(pack):
     with torch.inference_mode(False):
         unet.to(torch.float64).to(torch.float32)
     result["moved"] = rel(gradient_in_comfyui(model, positive, latent), here)
+    as_others_load_them(unet)
     # what other nodes do with the same MODEL afterwards
     empty = nodes.EmptyLatentImage().generate(128, 128, 1)[0]
     sampled = nodes.common_ksampler(model, 1, 2, 4.0, "euler", "normal", positive, positive, empty)[0]["samples"]
