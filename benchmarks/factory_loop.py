@@ -126,7 +126,7 @@ def main(
     """Make pairs, train, measure, write.
 
     Args:
-        pairs: planned; of 360 the filters leave some 200 to 250.
+        pairs: planned; filters leave fewer.
         subjects: that they show.
         steps: of both trainings.
         cases_measured: held-out subjects.

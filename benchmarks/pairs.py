@@ -36,6 +36,7 @@ from likeness.core.demo import MODEL, judges
 from likeness.core.toffee import adapter as adapters
 from likeness.training.data.pairs import build, draw, plan, table
 from likeness.training.data.pairs.make import Pairs
+from likeness.training.data.pairs.masks import pasted
 from likeness.training.data.pairs.models import Models, Names
 from likeness.training.data.photos import decode
 
@@ -75,7 +76,7 @@ class Waiting:
         return torch.stack([draw.noise(key, (3, 128, 128)).sigmoid() for key in keys])
 
     def edit(self, images: torch.Tensor, masks: torch.Tensor, prompts: Any, keys: Any, *_: Any) -> torch.Tensor:
-        return draw.pasted(images, masks, self.draw(prompts, keys))
+        return pasted(images, masks, self.draw(prompts, keys))
 
     def refine(self, images: torch.Tensor, *_: Any) -> tuple[torch.Tensor, list[None]]:
         return images, [None] * len(images)

@@ -32,7 +32,8 @@ from likeness.core.metrics.similarity import average, masked, paired_bootstrap
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.drawing import prepared
-from likeness.training.data.pairs.draw import Adapted, Painter, Settings, noise, pasted
+from likeness.training.data.pairs.draw import Adapted, Painter, Settings, noise
+from likeness.training.data.pairs.masks import pasted
 from likeness.training.data.pairs.models import shipped
 from torch import Tensor
 from torch.nn import functional as F

@@ -13,6 +13,7 @@ import PIL.ImageFont
 import pyarrow.parquet
 import torch
 from likeness.training.data.pairs import build, draw
+from likeness.training.data.pairs.masks import pasted
 from likeness.training.data.pairs.models import Models
 from torch.nn import functional as F
 
@@ -32,11 +33,11 @@ class Painter:
         return torch.stack([coloured(f"{prompt} {key}") for prompt, key in zip(prompts, keys)])
 
     def edit(self, images, masks, prompts, keys, starts, depth=None):
-        return draw.pasted(images, masks, self.draw(prompts, keys))
+        return pasted(images, masks, self.draw(prompts, keys))
 
     def refine(self, images, subjects, figures, keys, masks=None):
         mixed = torch.lerp(images, subjects, 0.5 * figures)
-        mixed = mixed if masks is None else draw.pasted(subjects, masks, mixed)
+        mixed = mixed if masks is None else pasted(subjects, masks, mixed)
         return mixed, [float(figure.mean()) for figure in figures]
 
     def view(self, images, keys, words):

@@ -29,8 +29,8 @@ def swd(diversity: Tensor, similarity: Tensor) -> Tensor:
     Raises:
         ValueError: no generation, or two numbers of them.
     """
-    shapes = {len(diversity), len(similarity)}, {diversity.ndim, similarity.ndim}
-    if shapes != ({len(diversity)}, {2}) or not diversity.numel() or not similarity.numel():
+    sides = diversity, similarity
+    if len(diversity) != len(similarity) or any(side.ndim != 2 or not side.numel() for side in sides):
         raise ValueError(
             f"diversity of shape {tuple(diversity.shape)} and similarity of shape {tuple(similarity.shape)}; "
             "give both for every generation and reference, (N, M)"

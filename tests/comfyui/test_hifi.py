@@ -67,6 +67,8 @@ def test_files(seen):
         ("long", "its words fill 73 of 77 text tokens, but the subject takes the last 5; shorten the prompt"),
         ("apply long", "its words fill 73 of 77 text tokens"),
         ("base", "learned on sdxl, but the model here is context-192"),
+        ("another", "conditioning: it names another HiFi subject, whose places these are; a prompt takes one"),
+        ("multigpu", "model: MultiGPU draws with copies that this method can't reach"),
         ("short", "conditioning: it has 77 tokens where the prompt has 154"),
     ],
 )

@@ -25,6 +25,7 @@ def test_drawing_is_the_headless_drawing(seen):
     assert seen["fast_differs"] > 1e-3
     assert seen["lcm_changes"] > 1e-3  # few noise levels, but the timesteps of all
     assert seen["chained"] == [2, 1]  # a chain adds to a clone
+    assert seen["fast of one"] == [True, False]
 
 
 def test_progress_previews_and_an_estimate(seen):

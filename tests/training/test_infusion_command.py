@@ -3,9 +3,9 @@
 import subprocess
 import sys
 
+import another_model
 import pytest
 import torch
-from likeness.core import checkpoint, files
 from likeness.core.demo import world
 from likeness.core.infusion import concept
 from likeness.training import infusion, loop
@@ -44,20 +44,4 @@ def test_two_processes_learn_what_one_does_with_twice_the_accumulation(photos, t
 def test_another_models_checkpoint_is_refused(photos, tmp_path, monkeypatch):
     learn = infusion.Learn(batch=1, loop=loop.Settings(steps=3))
     config = infusion.Config(photos, "a photo of a cat", "cat", tmp_path / "c.safetensors", learn=learn)
-
-    def stop(what, progress):
-        raise loop.Cancelled
-
-    for _ in range(2):  # its own is not
-        with pytest.raises(loop.Cancelled):
-            infusion.train(config, stop)
-    load = checkpoint.load
-
-    def other(*args, **kwargs):
-        model = load(*args, **kwargs)
-        next(model.denoiser.unet.parameters()).data += 1
-        return model
-
-    monkeypatch.setattr(checkpoint, "load", other)
-    with pytest.raises(files.LearnedFileError, match="of a training with other settings, data or start"):
-        infusion.train(config, stop)
+    another_model.is_refused(lambda watch: infusion.train(config, watch), monkeypatch)

@@ -20,6 +20,7 @@ import killed_pairs
 from killed_pairs import DRAW, Embedder, Middle, Painter, coloured, config, content, models
 from likeness.training.data import examples
 from likeness.training.data.pairs import build, draw, filters, make, plan, prompts, report, table
+from likeness.training.data.pairs.masks import edit_mask, pasted
 from likeness.training.data.pairs.models import Models
 from likeness.training.data.photos import decode, png
 
@@ -61,8 +62,8 @@ def test_a_pair_is_the_recipe_written_out(built):
         prompt, key = drawn["prompt"], f"0 pair {number}"
         new, masks = coloured(f"{prompt} {key}")[None], None
         if pair.editing:
-            masks = draw.edit_mask(figure, pair.category, DRAW.margin)[None]
-            new = draw.pasted(picture[None], masks, new)
+            masks = edit_mask(figure, pair.category, DRAW.margin)[None]
+            new = pasted(picture[None], masks, new)
         new = (new * 255).round() / 255
         refined = painter.refine(new, picture[None], figure[None], [key], masks)[0][0]
         refined = (refined * 255).round() / 255
@@ -137,12 +138,12 @@ def test_masks_by_category():
     figure = torch.zeros(1, 40, 40)
     figure[:, 10:20, 12:16] = 1
     figure[:, 10, 12] = 0  # a corner of its box
-    assert torch.equal(draw.edit_mask(figure, "background", 0.1), 1 - figure)
-    wider = draw.edit_mask(figure, "colour", 0.05)
+    assert torch.equal(edit_mask(figure, "background", 0.1), 1 - figure)
+    wider = edit_mask(figure, "colour", 0.05)
     assert float(wider[:, 8:22, 10:18].sum()) == float(wider.sum()) == 14 * 8 - 1  # but for the corner
-    box = draw.edit_mask(figure, "addition", 0.05)
+    box = edit_mask(figure, "addition", 0.05)
     assert float(box[:, 4:26, 6:22].mean()) == 1 and float(box.sum()) == 22 * 16
-    assert float(draw.edit_mask(torch.ones(1, 8, 8), "background", 0.1).sum()) == 0
+    assert float(edit_mask(torch.ones(1, 8, 8), "background", 0.1).sum()) == 0
 
 
 def test_other_parts_and_settings_of_the_shards_hold_the_same_pairs(built, tmp_path):

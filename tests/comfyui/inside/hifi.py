@@ -228,11 +228,16 @@ def main(pack):
     )
     result["loaded"] = loaded["word"], rel(loaded["s"].rows, resumed.rows)
     long = "a photo of a cat " + "on the beach " * 22 + "now"
+    about = (strong.timesteps, "cat", strong.base)
+    split = model.clone()
+    split.set_additional_models("multigpu", [model.clone()])
     result["messages"] = {
         "size": fails(size=33),
         "word": fails(word="dog"),
         "long": fails(prompt=long),
         "apply long": said(lambda: hifi_model.encode(clip, long, strong)),
+        "another": said(lambda: hifi_model.encode(clip, PROMPT, Subject(-strong.rows, *about), positive)),
+        "multigpu": said(lambda: native(hifi_model.apply(split, strong), positive)),
         "base": said(lambda: hifi_model.apply(model, Subject(strong.rows, strong.timesteps, "cat", "sdxl"))),
         "short": said(lambda: hifi_model.encode(clip, PROMPT + " and a cup" * 30, strong, conditioning(clip, "a cat"))),
     }

@@ -153,6 +153,8 @@ def main(pack):
     lcm = ModelSamplingDiscrete().patch(model, "lcm", False)[0]
     result["lcm_changes"] = rel(native(infusion_model.apply(lcm, Use(strong))), native(lcm))
     chained = infusion_model.apply(patched, Use(dog, strength=0.5))
+    quick = infusion_model.apply(infusion_model.apply(model, Use(strong), fast=True), Use(dog, strength=0.5))
+    result["fast of one"] = [m.get_attachment(infusion_model.FAST) for m in (quick, chained)]
     result["chained"] = len(infusion_model.uses_of(chained)), len(infusion_model.uses_of(patched))
     text = base.text(PROMPT, ["cat", "beach"])
     positive = infusion_model.encode(clip, PROMPT, dog, positive)

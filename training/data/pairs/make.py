@@ -22,6 +22,7 @@ from ....core.metrics.similarity import matched
 from .. import photos, stages
 from ..photos import decode, png
 from . import draw, plan, table
+from .masks import edit_mask
 from .models import Models
 from .table import Pair, Row, Subject
 
@@ -211,7 +212,7 @@ class Pairs(Maker):
 
     def _masks(self, jobs: Sequence[Job]) -> list[Job]:
         for job in jobs:
-            job.made["mask"] = draw.edit_mask(job.made["figure"], job.row.category, self.settings.margin)
+            job.made["mask"] = edit_mask(job.made["figure"], job.row.category, self.settings.margin)
             if not bool(job.made["mask"].any()):
                 job.drop(EMPTY)
         return [job for job in jobs if not job.row.dropped]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,7 +146,7 @@ def _by_size(items: Sequence[Item]) -> list[list[Item]]:
 def _read(path: Path, each: Seen) -> Tensor | None:
     try:
         data = path.read_bytes()
-        each.digest = hashlib.sha256(data).hexdigest()[:32]
+        each.digest = parts.digest(data)
         return decode(data)
     except (OSError, ValueError, MemoryError) as e:
         each.drop(UNREADABLE, type(e).__name__ if isinstance(e, OSError) else str(e)[:200])

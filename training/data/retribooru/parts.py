@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -98,6 +99,11 @@ def write(folder: Path, part: int, seen: Sequence[Seen]) -> None:
 
 _ENTRY = ("id", "file", "character", "artist", "tags", "clothes")
 _SEEN = ("digest", "crop", "bbox", "mask", "answers", "dropped", "detail")
+
+
+def digest(data: bytes) -> str:
+    """What tells a picture's file from another."""
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def columns(folder: Path, part: int, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +68,7 @@ def record(images: Path, seen: Seen, ids: Sequence[str]) -> Record:
         image = (images / entry.file).read_bytes()
     except OSError as e:
         raise ValueError(f"{entry.file} was there when it was looked at, and is gone; put it back") from e
-    if hashlib.sha256(image).hexdigest()[:32] != seen.digest:
+    if parts.digest(image) != seen.digest:
         raise ValueError(
             f"{entry.file} is another picture than when it was looked at; put the old one back, or build anew"
         )
