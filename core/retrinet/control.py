@@ -78,11 +78,10 @@ class Retrieval:
             return None
         asking = features[reached.on].to(lookup.to_q.weight.dtype)
         if skip.name not in call.keys:
-            call.keys[skip.name] = lookup.keys(call.encoded.features[skip.name])
-        k, v, mask = (call.each(x) for x in (*call.keys[skip.name], call.encoded.mask(skip.name)))
+            call.keys[skip.name] = lookup.keys(call.encoded.features[skip.name], call.encoded.mask(skip.name))
+        k, v, mask = (call.each(x) for x in call.keys[skip.name])
         if self.watch:
-            shape = call.encoded.features[skip.name].shape
-            seen = looked_at(lookup.queries(asking), k, mask).unflatten(1, (shape[1], *shape[-2:]))
+            seen = call.encoded.unfold(skip.name, looked_at(lookup.queries(asking), k, mask))
             self.watch(skip.name, float(rows.timestep[reached.on][0]), seen)
         found = reached.scale(lookup(asking, k, v, mask)).to(features.dtype)
         if reached.every:
@@ -113,13 +112,13 @@ class Retrieval:
 
 @dataclass
 class _Call:
-    """One network call: its rows, the references as they were read for it, their keys and values by level."""
+    """One network call: its rows, the references as they were read for it, their keys, values and masks by level."""
 
     rows: Rows
     reached: Reached
     t: Tensor | None
     encoded: Encoded | None
-    keys: dict[str, tuple[Tensor, Tensor]]
+    keys: dict[str, tuple[Tensor, Tensor, Tensor | None]]
 
     def each(self, x: Tensor | None) -> Tensor | None:
         """Every row's own part of something that references have, (B, ...) -> (R, ...)."""

@@ -45,10 +45,21 @@ class Lookup(nn.Module):
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
 
-    def keys(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """k and v of references' features (B, N, C, h, w), each (B, heads, N h w, width)."""
-        tokens = self.norm_kv(rearrange(features, "b n c h w -> b (n h w) c"))
-        return self._split(self.to_k(tokens)), self._split(self.to_v(tokens))
+    def keys(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """k and v of references' features, each (B, heads, M, width), and what is still to be masked, bool (B, M).
+
+        Pixels that are masked away are left out where there is one row of references: the attention is then shorter,
+        and fused attention is faster without a mask.
+
+        Args:
+            features: (B, N, C, h, w).
+            mask: bool, (B, N h w): where to look.
+        """
+        tokens = rearrange(features, "b n c h w -> b (n h w) c")
+        if mask is not None and len(mask) == 1:
+            tokens, mask = tokens[:, mask[0]], None
+        tokens = self.norm_kv(tokens)
+        return self._split(self.to_k(tokens)), self._split(self.to_v(tokens)), mask
 
     def queries(self, features: Tensor) -> Tensor:
         """q of a picture's features (R, C, H, W), (R, heads, H W, width)."""
@@ -89,6 +100,14 @@ class Encoded:
             return None
         size = self.features[name].shape[-2:]
         return F.adaptive_max_pool2d(self.masks, size).flatten(1) > 0  # what counts as empty elsewhere too
+
+    def unfold(self, name: str, seen: Tensor) -> Tensor:
+        """Values of the pixels that `Lookup.keys` kept, (R, M), at their places in the references, (R, N, h, w)."""
+        shape = self.features[name].shape
+        whole = seen.new_zeros(len(seen), shape[1] * shape[-2] * shape[-1])
+        kept = slice(None) if whole.shape == seen.shape else self.mask(name)[0]
+        whole[:, kept] = seen
+        return whole.unflatten(1, (shape[1], *shape[-2:]))
 
 
 class RetriNet(nn.Module):

@@ -203,8 +203,11 @@ def test_masked_pixels_are_not_looked_at():
     asking, features = torch.randn(1, 16, 4, 4), torch.randn(1, 2, 16, 4, 4)
     mask = torch.rand(1, 32) > 0.5
     other = torch.where(mask.reshape(1, 2, 1, 4, 4), features, torch.randn(features.shape))
-    assert torch.equal(*(level(asking, *level.keys(f), mask) for f in (features, other)))
-    assert not torch.equal(*(level(asking, *level.keys(f), None) for f in (features, other)))
+    masked = [level(asking, *level.keys(f, mask)) for f in (features, other)]
+    assert torch.equal(*masked)
+    k, v, _ = level.keys(features)
+    torch.testing.assert_close(masked[0], level(asking, k, v, mask))
+    assert not torch.equal(*(level(asking, *level.keys(f)) for f in (features, other)))
 
 
 @torch.no_grad()
