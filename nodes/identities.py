@@ -93,7 +93,7 @@ def load(name: str, size: int, prompt: str, people: int, seed: int) -> list[Any]
         return identities.rendered(people, 4, seed, size=size)
     path = path_of(name)
     try:
-        found = (replace(r, prompts=r.prompts or prompt) for r in records.read(path))
+        found = (replace(r, prompts=r.prompts or prompt) for r in records.read(path, leave=True))
         return identities.from_records(found, size)
     except (FileNotFoundError, ValueError) as e:
         kind = FileNotFoundError if isinstance(e, FileNotFoundError) else ValueError

@@ -279,7 +279,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
             seed = learn.loop.seed
             people = identities.rendered(config.people, config.shots, seed, size=learn.size, style=config.style)
         else:
-            people = identities.from_records(records.read(config.records), learn.size)
+            people = identities.from_records(records.read(config.records, leave=True), learn.size)
         if learn.save_memory:
             model.denoiser.save_memory()
         base = files.fingerprint(model.denoiser.unet.state_dict())

@@ -47,6 +47,26 @@ def test_what_is_written_is_read(shard):
     assert len(list(records.read(shard.parent))) == 80
 
 
+def test_pictures_may_stay_on_disk(shard):
+    left = list(records.read(shard, leave=True))
+    assert len(left) == 40 and all(callable(record.image) for record in left)
+    for ours, whole in zip(left, RECORDS):
+        assert replace(ours, image=None, mask=None) == replace(whole, image=None, mask=None)
+        assert ours.image() == whole.image and torch.equal(ours.picture(), whole.picture())
+        assert (ours.figure() is None) == (whole.mask is None)
+    assert torch.equal(left[2].figure(), FULL.figure())
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"record 7: its picture or mask can't be read"):
+        left[0].picture()
+
+
+def test_large_row_groups_are_read_at_once(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "x.parquet").write_bytes(records.to_parquet(RECORDS * 2))
+    parquet.write_table(parquet.read_table(tmp_path / "x.parquet"), tmp_path / "y.parquet")
+    assert list(records.read(tmp_path / "y.parquet", leave=True)) == RECORDS * 2
+
+
 def test_pictures_and_masks_are_decoded():
     assert FULL.picture().shape == (3, 40, 50) and abs(FULL.picture().mean() - 0.5) < 0.01
     assert FULL.figure().shape == (1, 40, 50) and FULL.figure().mean() == 0.5
@@ -117,6 +137,8 @@ def test_a_folder_of_subjects(subjects):
     cat, other, dog = records.read(subjects)
     assert (cat.id, cat.character, cat.similar, cat.mask) == ("cat/a.png", "cat", ("cat/b.png",), MASK)
     assert other.similar == ("cat/a.png",) and dog.mask is None and dog.similar == ()
+    left = next(records.read(subjects, leave=True))
+    assert torch.equal(left.picture(), FULL.picture()) and torch.equal(left.figure(), FULL.figure())
     assert [record.id for record in records.read(subjects / "cat")] == ["cat/a.png", "cat/b.png"]
     (subjects / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="neither shards nor pictures"):

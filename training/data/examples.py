@@ -56,7 +56,7 @@ def of_pictures(path: Path, size: int) -> list[Load]:
         picture = _square(record, size)
         return Example(picture, picture)
 
-    return [lambda record=record: example(record) for record in records.read(path)]
+    return [lambda record=record: example(record) for record in records.read(path, leave=True)]
 
 
 def of_views(path: Path, size: int, prompts: bool = False) -> list[Load]:
@@ -69,7 +69,7 @@ def of_views(path: Path, size: int, prompts: bool = False) -> list[Load]:
         ValueError: no subject with two pictures.
     """
     subjects: dict[frozenset[str], list[Record]] = {}
-    for record in records.read(path):
+    for record in records.read(path, leave=True):
         subjects.setdefault(frozenset((record.id, *record.similar)), []).append(record)
     pairs = [(a, b) for shown in subjects.values() for a in shown for b in shown if a is not b]
     if not pairs:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ FORMATS = ("parquet", "tar")
 MASKS = "masks"  # folder beside a subject's pictures
 _NAMED = 8  # examples in a message
 _BATCH = 16  # rows of a Parquet file in memory
+_MOST = 64  # rows of a Parquet group that may be read for one picture
+_FILES = ("image", "mask")
+
+Data = bytes | Callable[[], bytes | None]  # a file's bytes, or what reads them
 
 
 @dataclass(frozen=True)
@@ -28,9 +33,9 @@ class Record:
     Args:
         id: of the picture, unique in its data set.
         character, artist: tags, "" where unknown.
-        image: the picture's file, its bytes.
+        image: the picture's file, its bytes or a function that reads them.
         bbox: of the face, (cx, cy, w, h) in 0..1; None without one.
-        mask: of the figure, a PNG file's bytes at the picture's size, white where it is; None without one.
+        mask: of the figure, a PNG file at the picture's size, as `image`, white where it is; None without one.
         clothes: tags of what is worn.
         prompts: what the picture shows, one line.
         similar: ids of the identity's other pictures.
@@ -39,36 +44,42 @@ class Record:
     id: str
     character: str
     artist: str
-    image: bytes
+    image: Data
     bbox: tuple[float, float, float, float] | None
-    mask: bytes | None
+    mask: Data | None
     clothes: tuple[str, ...]
     prompts: str
     similar: tuple[str, ...]
 
     def picture(self) -> Tensor:
-        """(3, H, W) in 0..1; ValueError for bytes that are no picture."""
+        """(3, H, W) in 0..1; ValueError for what is no picture or is gone."""
         return self._decoded(self.image)
 
     def figure(self) -> Tensor | None:
         """The mask, (1, H, W) in 0..1; None without one."""
-        return None if self.mask is None else self._decoded(self.mask, "black")[:1]
+        mask = self._decoded(self.mask, "black")
+        return None if mask is None else mask[:1]
 
-    def _decoded(self, data: bytes, under: str = "white") -> Tensor:
+    def _decoded(self, data: Data | None, under: str = "white") -> Tensor | None:
         try:
-            return photos.decode(data, under)
-        except ValueError as e:
+            data = data() if callable(data) else data
+            return None if data is None else photos.decode(data, under)
+        except (ValueError, OSError) as e:
             raise ValueError(f"record {self.id}: its picture or mask can't be read ({e}); build it again") from e
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Iterator[Record]:
+def read(path: Path, leave: bool = False) -> Iterator[Record]:
     """Every record of a shard, of a folder of shards, or of a folder of subjects, one after the other.
 
     A folder of subjects has a folder of pictures for each, as DreamBooth's data has, with masks of the same names in
     its folder `masks` if there are any; or it is itself the pictures of one. The folder's name is the character.
+
+    Args:
+        leave: whether pictures and masks stay on disk until they are asked for, so that all records fit into memory.
+            Those of Parquet files with large row groups, which this package does not write, are read at once.
 
     Raises:
         FileNotFoundError: nothing to read there.
@@ -80,9 +91,9 @@ def read(path: Path) -> Iterator[Record]:
         raise FileNotFoundError(f"records: no file or folder {path}")
     shards = [path] if path.is_file() else shards_in(path)
     if not shards:
-        yield from _subjects(path)
+        yield from _subjects(path, leave)
     for shard in shards:
-        yield from _READERS.get(shard.suffix, _no_shard)(shard)
+        yield from _READERS.get(shard.suffix, _no_shard)(shard, leave)
 
 
 def shards_in(folder: Path) -> list[Path]:
@@ -93,23 +104,36 @@ def shards_in(folder: Path) -> list[Path]:
     return next((shards for shards in found.values() if shards), [])
 
 
-def _no_shard(path: Path) -> Iterator[Record]:
+def _no_shard(path: Path, leave: bool) -> Iterator[Record]:
     raise ValueError(f"records: {path.name} is no shard; give a .parquet or .tar file, or a folder")
 
 
-def _from_parquet(path: Path) -> Iterator[Record]:
+def _from_parquet(path: Path, leave: bool) -> Iterator[Record]:
     import pyarrow as pa
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH):
-                yield from map(_record, batch.to_pylist())
+            groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            left = [name for name in _FILES if leave and max(groups, default=0) <= _MOST]
+            names = [name for name in file.schema_arrow.names if name not in left]
+            left = [name for name in left if name in file.schema_arrow.names]
+            places = ((group, row) for group, rows in enumerate(groups) for row in range(rows))
+            for batch in file.iter_batches(_BATCH, columns=names):
+                for fields, place in zip(batch.to_pylist(), places):
+                    yield _record(fields | {name: partial(_cell, path, name, *place) for name in left})
     except (pa.ArrowInvalid, TypeError, KeyError) as e:
         raise ValueError(f"records: {path.name} is no shard of records ({e}); build or copy it again") from e
 
 
-def _from_tar(path: Path) -> Iterator[Record]:
+def _cell(path: Path, name: str, group: int, row: int) -> bytes | None:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, [name]).column(0)[row].as_py()
+
+
+def _from_tar(path: Path, leave: bool) -> Iterator[Record]:
     fields: dict[str, Any] = {}
     key = None
     try:
@@ -119,12 +143,21 @@ def _from_tar(path: Path) -> Iterator[Record]:
                 if name != key and key is not None:
                     yield _record(fields)
                     fields = {}
-                key, data = name, file.extractfile(member).read()
-                fields |= json.loads(data) if kind == "json" else {kind.partition(".")[0]: data}
+                key, data = name, partial(_part, path, member.offset_data, member.size)
+                if kind == "json":
+                    fields |= json.loads(data())
+                else:
+                    fields[kind.partition(".")[0]] = data if leave else data()
         if fields:
             yield _record(fields)
     except (tarfile.TarError, TypeError, AttributeError, KeyError, json.JSONDecodeError) as e:
         raise ValueError(f"records: {path.name} is no shard of records ({e}); build or copy it again") from e
+
+
+def _part(path: Path, start: int = 0, size: int = -1) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 _READERS = {".parquet": _from_parquet, ".tar": _from_tar}
@@ -136,7 +169,7 @@ def _record(fields: dict[str, Any]) -> Record:
     return Record(bbox=None if bbox is None else tuple(bbox), mask=fields.pop("mask", None), **lists, **fields)
 
 
-def _subjects(folder: Path) -> Iterator[Record]:
+def _subjects(folder: Path, leave: bool) -> Iterator[Record]:
     subjects = [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name != MASKS and _pictures(p)]
     if _pictures(folder):
         subjects = [folder]
@@ -150,9 +183,10 @@ def _subjects(folder: Path) -> Iterator[Record]:
         ids = [f"{subject.name}/{file.name}" for file in files]
         masks = {p.stem: p for p in _pictures(subject / MASKS)}
         for i, file in enumerate(files):
-            mask = masks[file.stem].read_bytes() if file.stem in masks else None
+            found = [partial(_part, at) if at else None for at in (file, masks.get(file.stem))]
+            image, mask = found if leave else (each and each() for each in found)
             others = tuple(ids[:i] + ids[i + 1 :])
-            yield Record(ids[i], subject.name, "", file.read_bytes(), None, mask, (), "", others)
+            yield Record(ids[i], subject.name, "", image, None, mask, (), "", others)
 
 
 def _pictures(folder: Path) -> list[Path]:
