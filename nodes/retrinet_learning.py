@@ -153,6 +153,16 @@ def _advanced() -> list[io.Input]:
             step=32,
         ),
         number(io.Int, "people", 200, 2, 5000, "Of the demo world: how many people are drawn, in four pictures each."),
+        number(
+            io.Float,
+            "figure_weight",
+            0.0,
+            0.0,
+            10.0,
+            "How much more the figure counts outside of its face, where its mask is known: raise it where clothes do "
+            "not come over (ours). 0 in the paper.",
+            step=0.05,
+        ),
     ]
 
 

@@ -44,6 +44,7 @@ class Learn:
         pipeline: "b" takes references from other pictures of the identity, "a" from the target itself.
         drop: share of prompts that are dropped (paper: 0.5; 0.25 for composition).
         face_weight: lambda, weight of the face's loss (Eq. 3); the paper does not publish it, 0.5 is ours.
+        figure_weight: of a third term, the loss of the figure outside of its face box **[ours]**; 0 is Eq. 3.
         lock: "decoder" freezes the U-Net's decoder (LockD), "both" the retrieval encoder too (LockB).
         rank: of the decoder's differences; None trains it whole, as the paper does **[a low rank is ours]**.
         levels: skips that retrieve; None is all.
@@ -59,6 +60,7 @@ class Learn:
     pipeline: str = "b"
     drop: float = 0.5
     face_weight: float = 0.5
+    figure_weight: float = 0.0
     lock: str = "none"
     rank: int | None = None
     levels: tuple[str, ...] | None = None
@@ -74,8 +76,9 @@ class Learn:
                 f"task {self.task!r}, pipeline {self.pipeline!r}, lock {self.lock!r}: choose from "
                 f"{identities.TASKS}, {identities.PIPELINES}, {LOCKS}"
             )
-        if min(self.references, self.batch) < 1 or not 0 <= self.drop <= 1 or self.face_weight < 0:
-            raise ValueError("references and batch must be at least 1, drop within 0..1, face_weight at least 0")
+        lowest = min(self.face_weight, self.figure_weight)
+        if min(self.references, self.batch) < 1 or not 0 <= self.drop <= 1 or lowest < 0:
+            raise ValueError("references and batch must be at least 1, drop within 0..1, loss weights at least 0")
 
 
 class Training:
@@ -170,7 +173,7 @@ class Training:
         return chosen, aims, [choose(len(people[i]), aim) for i, aim in zip(chosen, aims)]
 
     def _loss(self, step: int, generator: torch.Generator) -> Tensor:
-        """Eq. 3; both terms are means over their masks **[ours]**."""
+        """Eq. 3; its terms are means over their masks **[ours]**."""
         s, schedule = self.learn, self.denoiser.schedule
         chosen, aims, choices = self.drawn(generator)
         targets = [self.bank.target(i, aim) for i, aim in zip(chosen, aims)]
@@ -188,8 +191,10 @@ class Training:
         loss = weighted_mean(wrong, torch.stack([shot.seen for _, shot in targets]))
         faces = [torch.zeros(1, *size) if shot.face is None else box_mask(shot.face, size) for _, shot in targets]
         faces = torch.stack(faces)
-        if s.face_weight and bool(faces.any()):
-            loss = loss + s.face_weight * weighted_mean(wrong, faces)
+        figures = torch.stack([shot.figure for _, shot in targets]) * (1 - faces)
+        for weight, mask in ((s.face_weight, faces), (s.figure_weight, figures)):
+            if weight and bool(mask.any()):
+                loss = loss + weight * weighted_mean(wrong, mask)
         return loss
 
     def references(self, chosen: Sequence[int], choices: Sequence[Sequence[Choice]]) -> References:

@@ -106,9 +106,10 @@ def test_people_in_one_style(style):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("snr", [False, True])
-def test_loss_is_equation_3(model, people, snr):
-    learn = replace(LEARN, snr=snr, face_weight=0.7, drop=0.5)
+@pytest.mark.parametrize(("snr", "figure_weight"), [(False, 0.0), (True, 0.0), (False, 0.3)])
+def test_loss_is_equation_3(model, people, snr, figure_weight):
+    """And with a weight of the figure outside of the face, which is ours, one term more."""
+    learn = replace(LEARN, snr=snr, face_weight=0.7, figure_weight=figure_weight, drop=0.5)
     ours = begin(model, people, learn)
     for p in ours.network.parameters():
         p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
@@ -125,8 +126,8 @@ def test_loss_is_equation_3(model, people, snr):
     t = model.denoiser.schedule.stratified(2, g)
     eps = torch.randn(z0.shape, generator=g)
     weight = snr_weight(model.denoiser.schedule) if snr else torch.ones(1000)
-    seen, faces = torch.zeros(2), torch.zeros(2)
-    total_faces = 0.0
+    seen, faces, figures = torch.zeros(2), torch.zeros(2), torch.zeros(2)
+    total_faces = total_figures = 0.0
     for i, shot in enumerate(shots):
         z = model.denoiser.schedule.noise(z0[i : i + 1], eps[i : i + 1], int(t[i]))
         alone = type(given)(given.latents[i], given.tokens[2 * i : 2 * i + 2], given.masks[i])
@@ -134,10 +135,11 @@ def test_loss_is_equation_3(model, people, snr):
         answer = model.denoiser(z, int(t[i]), prompt, hooks=Retrieval(ours.network, alone, 1000).hooks)[0]
         wrong = (answer - eps[i]).square().mean(1)[0] * weight[t[i]]
         seen[i] = wrong.mean()
-        if shot.face:
-            mask = box_mask(shot.face, (8, 8))[0]
-            faces[i], total_faces = (wrong * mask).sum(), total_faces + float(mask.sum())
-    wanted = float(seen.mean() + 0.7 * faces.sum() / total_faces)
+        mask = box_mask(shot.face, (8, 8))[0] if shot.face else torch.zeros(8, 8)
+        faces[i], total_faces = (wrong * mask).sum(), total_faces + float(mask.sum())
+        rest = torch.nn.functional.avg_pool2d(shot.figure, SIZE // 8)[0] * (1 - mask)
+        figures[i], total_figures = (wrong * rest).sum(), total_figures + float(rest.sum())
+    wanted = float(seen.mean() + 0.7 * faces.sum() / total_faces + figure_weight * figures.sum() / total_figures)
     assert value == pytest.approx(wanted, rel=1e-4)
 
 
