@@ -26,6 +26,7 @@ from ..core.toffee.drawing import constant
 from ..core.toffee.inpainting import CHANNELS, masked_channels
 from . import loop, sharding
 from .data.examples import Example, Load
+from .data.photos import weighted_mean
 from .weighting import snr_weight
 
 Watch = Callable[[loop.Progress], None]
@@ -44,6 +45,7 @@ class Learn:
         together: drop both or none, instead of each by itself.
         reconstruct: p, share of pictures whose subject is the target itself (Toffee, Table 3).
         constant_depth: share of pictures whose depth says nothing.
+        figure_weight: of a second term, the loss where the target's subject is **[ours]**; 0 is the paper's loss.
         snr: weight the loss by the signal-to-noise ratio, as the embedded model was trained **[ours]**.
         batch: pictures a step.
         save_memory: recompute activations in the backward pass instead of keeping them.
@@ -57,6 +59,7 @@ class Learn:
     together: bool = False
     reconstruct: float = 0.0
     constant_depth: float = 0.5
+    figure_weight: float = 0.0
     snr: bool = False
     batch: int = 64
     save_memory: bool = False
@@ -68,11 +71,16 @@ class Learn:
         shares = (self.drop_text, self.drop_dino, self.reconstruct, self.constant_depth)
         if not all(0 <= share <= 1 for share in shares) or self.batch < 1:
             raise ValueError("shares must lie within 0..1 and batch must be at least 1")
+        if self.figure_weight < 0:
+            raise ValueError(f"figure_weight is {self.figure_weight}; it must be at least 0")
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example as the network sees it: tokens (1 + N, D) of subject and target, latents, mask and masked latent."""
+    """An example as the network sees it: tokens (1 + N, D) of subject and target, latents, mask and masked latent.
+
+    The figure is the target's subject at the latents' size, (1, h, w).
+    """
 
     subject: Tensor
     target: Tensor
@@ -80,6 +88,7 @@ class Encoded:
     channels: Tensor | None
     depth: Tensor | None
     prompt: str
+    figure: Tensor | None = None
 
 
 class Bank:
@@ -125,7 +134,8 @@ class Bank:
             mask = torch.ones_like(target[:, :1]) if example.mask is None else example.mask[None]
             channels = masked_channels(target, mask, self.encode)[0].cpu()
         latents = self.encode(target)[0].cpu()
-        return Encoded(tokens[0], tokens[-1], latents, channels, example.depth, example.prompt)
+        figure = None if example.figure is None else F.adaptive_avg_pool2d(example.figure, latents.shape[-2:])
+        return Encoded(tokens[0], tokens[-1], latents, channels, example.depth, example.prompt, figure)
 
 
 class Training:
@@ -207,8 +217,12 @@ class Training:
         text = Text(torch.cat([p.tokens for p in prompts]).to(self.device), extra=_stacked(prompts), channels=channels)
         hooks = Injection(self.adapter, tokens.to(self.device), len(schedule)).hooks
         answer = self._model(examples, flat, z0)(z, t.to(self.device), text, hooks=hooks)[0]
-        wrong = (answer.float() - wanted).square().mean((1, 2, 3))
-        return (wrong * self._weight[t].to(self.device)).mean()
+        wrong = (answer.float() - wanted).square() * self._weight[t].to(self.device).reshape(-1, 1, 1, 1)
+        if not s.figure_weight:
+            return wrong.mean()
+        if any(e.figure is None for e in examples):
+            raise ValueError("figure_weight: a picture has no mask of its subject; give one to each, or 0 for this")
+        return wrong.mean() + s.figure_weight * weighted_mean(wrong, torch.stack([e.figure for e in examples]))
 
     def _model(self, examples: Sequence[Encoded], flat: Tensor, like: Tensor) -> Any:
         """The model, under its ControlNet if there is one."""

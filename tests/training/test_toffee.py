@@ -15,6 +15,7 @@ from likeness.training import adapter_command, dino_adapter, loop, refiner, toff
 from likeness.training.data import examples, photos, records
 from likeness.training.dino_adapter import Bank, Training, begin
 from tiny import SIZE, Tiny, dino_tokens
+from torch.nn import functional as F
 
 LOOP = loop.Settings(steps=4, lr=1e-3, ema=0.9, every=2)
 LEARN = dino_adapter.Learn(what="low-rank", rank=2, batch=3, loop=LOOP)
@@ -117,11 +118,11 @@ def test_records_are_read_as_folders_are(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("together", [False, True])
-def test_loss_written_out(model, wide, controlnet, together):
-    learn = replace(
-        LEARN, drop_text=0.5, drop_dino=0.5, reconstruct=0.5, constant_depth=0.5, together=together, batch=6
-    )
+@pytest.mark.parametrize(("together", "figure_weight"), [(False, 0.0), (True, 0.0), (False, 0.3)])
+def test_loss_written_out(model, wide, controlnet, together, figure_weight):
+    """And with a weight of the subject, which is ours, one term more."""
+    learn = replace(LEARN, drop_text=0.5, drop_dino=0.5, reconstruct=0.5, constant_depth=0.5, together=together)
+    learn = replace(learn, batch=6, figure_weight=figure_weight)
     ours = start(model, wide, learn=learn, network=controlnet)
     for p in ours.adapter.parameters():
         p += 0.02 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1))
@@ -132,7 +133,7 @@ def test_loss_written_out(model, wide, controlnet, together):
     chances = torch.rand(4, 6, generator=g) < 0.5
     t = model.denoiser.schedule.stratified(6, g)
     eps = torch.randn(6, 4, 8, 8, generator=g)
-    losses = []
+    losses, figures = [], []
     for i, index in enumerate(chosen):
         e = ours.bank.loads[index]()
         no_text, no_dino = bool(chances[0][i]), bool(chances[0][i] if together else chances[1][i])
@@ -144,8 +145,19 @@ def test_loss_written_out(model, wide, controlnet, together):
         z = model.denoiser.schedule.noise(model.encode(e.target[None]), eps[i : i + 1], int(t[i]))
         hooks = Injection(ours.adapter, tokens * (not no_dino), 1000).hooks
         answer = Controlled(wide, controlnet, hint)(z, int(t[i]), text, hooks=hooks)[0]
-        losses.append(float((answer - eps[i]).square().mean()))
-    assert value == pytest.approx(sum(losses) / 6, rel=1e-4)
+        wrong, figure = (answer - eps[i]).square().mean(1)[0], F.avg_pool2d(e.figure, SIZE // 8)[0]
+        losses.append(float(wrong.mean()))
+        figures.append(((wrong * figure).sum(), figure.sum()))
+    within = float(sum(a for a, _ in figures) / sum(b for _, b in figures))
+    assert value == pytest.approx(sum(losses) / 6 + figure_weight * within, rel=1e-4)
+
+
+def test_a_weighed_subject_needs_its_mask(model):
+    ours = start(model, model.denoiser, "refiner", replace(LEARN, figure_weight=0.5))
+    maskless = replace(ours.bank.loads[0](), figure=None)
+    ours.bank = Bank([lambda: maskless], model.encode, dino_tokens, False)
+    with pytest.raises(ValueError, match="figure_weight: a picture has no mask of its subject"):
+        ours._loss(0, torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ class Example:
         prompt: what the target shows.
         mask: where an editing pair differs, (1, S, S); None for generation.
         depth: of the target, (1, S, S), 1 nearest; None where unknown.
+        figure: where the target's subject is, (1, S, S); None where unknown.
     """
 
     subject: Tensor
@@ -41,6 +42,7 @@ class Example:
     prompt: str = ""
     mask: Tensor | None = None
     depth: Tensor | None = None
+    figure: Tensor | None = None
 
 
 Load = Callable[[], Example]
@@ -53,8 +55,8 @@ def of_pictures(path: Path, size: int) -> list[Load]:
     """Every picture of a folder or of what else `records.read` takes, to be made of itself; errors as there."""
 
     def example(record: Record) -> Example:
-        picture = _square(record, size)
-        return Example(picture, picture)
+        picture, figure = _square(record, size)
+        return Example(picture, picture, figure=figure)
 
     return [lambda record=record: example(record) for record in records.read(path, leave=True)]
 
@@ -74,11 +76,19 @@ def of_views(path: Path, size: int, prompts: bool = False) -> list[Load]:
     pairs = [(a, b) for shown in subjects.values() for a in shown for b in shown if a is not b]
     if not pairs:
         raise ValueError("records: no subject has two pictures; other views are learned from several pictures of one")
-    return [lambda a=a, b=b: Example(_square(a, size), _square(b, size), b.prompts * prompts) for a, b in pairs]
+
+    def example(a: Record, b: Record) -> Example:
+        target, figure = _square(b, size)
+        return Example(_square(a, size)[0], target, b.prompts * prompts, figure=figure)
+
+    return [lambda a=a, b=b: example(a, b) for a, b in pairs]
 
 
-def _square(record: Record, size: int) -> Tensor:
-    return photos.prepare([record.picture()], size)[0].data[0]
+def _square(record: Record, size: int) -> tuple[Tensor, Tensor | None]:
+    """The picture and its mask, if there is one."""
+    found = record.picture(), record.figure()
+    image, figure = (None if each is None else photos.prepare([each], size)[0].data[0] for each in found)
+    return image, figure
 
 
 def of_pairs(path: Path, size: int, pairs: str = "both") -> list[Load]:
@@ -121,8 +131,8 @@ def rendered_pictures(count: int, seed: int = 0, size: int = 128) -> list[Load]:
     """Pictures of the world, to be made of themselves."""
 
     def draw(i: int) -> Example:
-        picture = world.draw(*_scene(seed, i), size=size).image
-        return Example(picture, picture)
+        picture = world.draw(*_scene(seed, i), size=size)
+        return Example(picture.image, picture.image, figure=picture.mask)
 
     return [lambda i=i: draw(i) for i in range(count)]
 
@@ -137,8 +147,9 @@ def rendered_views(count: int, seed: int = 0, size: int = 128, told: bool = Fals
     def draw(i: int) -> Example:
         (subject, scene), rng = _scene(seed, i), random.Random(f"view {seed} {i}")
         other = rng.choice([view for view in world.VIEWS if view != scene.view])
-        pictures = (world.draw(subject, s, size=size).image for s in (scene, replace(scene, view=other)))
-        return Example(*pictures, prompt=f"a photo of a {subject.word}" if told else "")
+        one, another = (world.draw(subject, s, size=size) for s in (scene, replace(scene, view=other)))
+        prompt = f"a photo of a {subject.word}" if told else ""
+        return Example(one.image, another.image, prompt, figure=another.mask)
 
     return [lambda i=i: draw(i) for i in range(count)]
 
@@ -178,7 +189,7 @@ def _scene(seed: int, i: int) -> tuple[world.Subject, world.Scene]:
 def _generated(subject: world.Subject, rng: random.Random, size: int) -> Example:
     shown = world.draw(subject, world.random_scene(rng, style="photo", accessory=None), size=size)
     target = world.draw(subject, world.random_scene(rng), size=size)
-    return Example(shown.image, target.image, target.caption, None, target.depth)
+    return Example(shown.image, target.image, target.caption, None, target.depth, target.mask)
 
 
 def _edited(subject: world.Subject, rng: random.Random, size: int) -> Example:
@@ -203,7 +214,7 @@ def _edited(subject: world.Subject, rng: random.Random, size: int) -> Example:
     if after.scene.accessory:
         prompt = after.caption
     target = before.image * (1 - mask) + after.image * mask
-    return Example(before.image, target, prompt, mask, after.depth)
+    return Example(before.image, target, prompt, mask, after.depth, after.mask)
 
 
 def _wider(mask: Tensor, pixels: int) -> Tensor:
