@@ -116,7 +116,7 @@ def blend(folder: Path | None, subjects: Sequence[Case]) -> dict[str, Any]:
     return {", ".join(map(str, each)): refine(folder, subjects, **dict(zip(names, each))) for each in BLENDS}
 
 
-def views(folder: Path | None, count: int) -> dict[str, float]:
+def views(folder: Path | None, count: int, picture: Path | None = None) -> dict[str, float]:
     """Shares of held-out subjects that are kept, and that are seen from another side than in the photo."""
     paint, read = painter(folder, views=True), attributes()
     subjects = world.held_out_subjects(count)
@@ -137,6 +137,9 @@ def views(folder: Path | None, count: int) -> dict[str, float]:
         own = average(image, dino().images(torch.stack([p.image for p in photos[i]])))
         other = photos[rivals[i % len(rivals)]] if rivals else photos[i - 1]
         kept += float(own) > float(average(image, dino().images(torch.stack([p.image for p in other]))))
+    if picture is not None:
+        both, three = torch.stack([shown, drawn], 1), range(0, min(count, 12), 3)
+        sheet.contact_sheet([(", ".join(words[i : i + 3]), both[i : i + 3].flatten(0, 1)) for i in three], picture)
     found = {"same subject": kept / count, "another view": sum(turned) / count, "same kind": sum(kind) / count}
     return {name: round(value, 4) for name, value in found.items()}
 
@@ -274,7 +277,7 @@ def main(
     work = {
         "refine": lambda: refine(folder, some, pictures and pictures / "refine.png"),
         "blend": lambda: blend(folder, some[:4]),
-        "views": lambda: views(folder, count),
+        "views": lambda: views(folder, count, pictures and pictures / "views.png"),
         "generate": lambda: generate(folder, some, network, pictures and pictures / "generate.png"),
         "edit": lambda: edit(folder, count, network, pictures and pictures / "edit.png"),
         "segmented": lambda: segmented(count),

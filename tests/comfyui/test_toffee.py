@@ -135,7 +135,7 @@ def test_nothing_stays(seen):
 
 def test_the_drop_downs_list_what_is_there(seen):
     shipped, own = ([f for f in seen["files"] if f.startswith("demo ") is demo] for demo in (True, False))
-    assert shipped == ["demo refiner.safetensors", "demo toffeenet.safetensors"]
+    assert shipped == [f"demo {name}.safetensors" for name in ("refiner", "toffeenet", "view-generator")]
     assert own == [
         "adapter.safetensors",
         "broken.safetensors",

@@ -2,7 +2,7 @@
 
 from .graphs import base, draws, node
 
-FILES = {name: f"demo {name}.safetensors" for name in ("refiner", "toffeenet")}  # come with the pack
+FILES = {name: f"demo {name}.safetensors" for name in ("refiner", "view-generator", "toffeenet")}  # come with the pack
 WORD, OTHER = "cat", "duck"  # refined; drawn by ToffeeNet
 INPAINTING = "inpainting (nine channels)"
 
@@ -21,9 +21,9 @@ def load(name):
     return node("LikenessLoadDINOAdapter", file=FILES[name])
 
 
-def apply(adapter, dino, strength=1.0):
+def apply(adapter, dino, strength=1.0, model=("1", 0)):
     reach = {"strength": strength, "start_percent": 0.0, "end_percent": 1.0}
-    return node("LikenessApplyDINO", model=["1", 0], adapter=adapter, dino=dino, **reach)
+    return node("LikenessApplyDINO", model=list(model), adapter=adapter, dino=dino, **reach)
 
 
 def foundation(variant="standard"):
@@ -70,6 +70,24 @@ def generate(sampling=30):
         "9": apply(["3", 0], ["5", 0]),
     }
     return drawn(graph, ["9", 0], 10, ["8", 0], sampling)
+
+
+def new_view(sampling=30):
+    """The subject from another side first, then somewhere else from there."""
+    graph = subject()
+    graph |= {
+        "7": inputs(["4", 0]),
+        "8": node("LikenessLoadDemoModel", "For the View Generator", variant="standard"),
+        "9": load("view-generator"),
+        "10": apply(["9", 0], ["5", 0], model=("8", 0)),
+        "17": node("CLIPTextEncode", "What it is", clip=["8", 1], text=f"a photo of a {OTHER}"),
+        "18": node("EmptyLatentImage", width=128, height=128, batch_size=1),
+    }
+    links = (["10", 0], ["17", 0], ["2", 0], ["18", 0], ["8", 2])
+    draws(graph, *links, 11, steps=sampling, title="From another side")
+    graph["11"]["inputs"]["cfg"] = 3.0
+    graph |= {"14": encode("That view", ["12", 0]), "15": apply(["3", 0], ["14", 0])}
+    return drawn(graph, ["15", 0], 25, ["7", 2], sampling, title="There, in this view")
 
 
 def edit(sampling=30):
@@ -121,6 +139,7 @@ def sweep(strengths="0, 0.4, 0.7, 1", sampling=30):
 
 WORKFLOWS = {
     "toffee-generate": generate,
+    "toffee-new-view": new_view,
     "toffee-edit": edit,
     "toffee-refine": refine,
     "toffee-strength": sweep,
