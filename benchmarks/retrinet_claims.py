@@ -44,7 +44,10 @@ from torch import Tensor
 CACHE = Path("runs/retrinet")
 SHIPPED = MODEL.parent / "retrinet" / "demo retrinet.safetensors"
 LOOP = loop.Settings(steps=500, lr=3e-4, warmup=100, ema=0.995, every=100)
-LEARN = training.Learn(references=2, task="reconstruction", rank=16, snr=True, batch=16, size=SIZE, loop=LOOP)
+LEARN = training.Learn(
+    references=2, task="reconstruction", rank=16, snr=True, batch=16, size=SIZE, loop=LOOP,
+    face_weight=0.2, figure_weight=1.0,  # as the shipped one was trained
+)  # fmt: skip
 SCALES = (0.25, 0.5, 0.75, 1.0)
 HIDDEN = (16, 32, 64, 64)  # channels of the ControlNet's way from picture to latents
 
