@@ -8,7 +8,7 @@
   that person which was not shown.
 * cost: seconds and FLOPs of a guided step with four references, read at each step or once, against none.
 
-`--network` names what is measured; `retrinet_claims.py` trains and compares variants.
+`--network` names what is measured, the pack's by default; `retrinet_claims.py` trains and compares variants.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from grid import RESULTS, model
-from likeness.core.demo import judges, sheet, world
+from likeness.core.demo import MODEL, judges, sheet, world
 from likeness.core.demo.attributes import Answer
 from likeness.core.demo.truth import truth
 from likeness.core.denoiser import Denoiser, Hooks, guided
@@ -40,6 +40,7 @@ from likeness.training.data.identities import Choice
 from toffee import flops, interleaved
 from torch import Tensor
 
+SHIPPED = MODEL.parent / "retrinet" / "demo retrinet.safetensors"
 STEPS, GUIDANCE, SIZE, BATCH = 25, 5.0, 128, 8
 FACE, CLOTHES = ("hair_style", "hair_colour", "eyes", "skin"), ("garment", "outfit_colour", "second_colour", "pattern")
 MUST = {"face": ("hair_style", "hair_colour"), "clothes": ("garment", "outfit_colour")}  # what the judge reads best
@@ -274,7 +275,7 @@ def show(people: People, asked: Sequence[Asked], images: Tensor, path: Path) -> 
 
 
 def main(
-    network: Path,
+    network: Path = SHIPPED,
     parts: tuple[str, ...] = ("quality", "cost"),
     count: int = 200,
     people: int = 40,
@@ -287,7 +288,7 @@ def main(
     """Measure a RetriNet.
 
     Args:
-        network: its file.
+        network: its file; the one that comes with the pack by default.
         parts: quality, cost.
         count: pictures of each task.
         people: held-out people.

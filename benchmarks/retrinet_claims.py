@@ -31,18 +31,17 @@ from evidence import zero_shot
 from grid import RESULTS, model
 from likeness.core import files
 from likeness.core.controlnet import Controlled
-from likeness.core.demo import MODEL, judges
+from likeness.core.demo import judges
 from likeness.core.denoiser import Hooks
 from likeness.core.diffusers import DiffusersDenoiser, Text
 from likeness.core.retrinet import network as retrinet
 from likeness.training import comparison, evaluate, loop
 from likeness.training import retrinet as training
 from likeness.training.data import identities
-from retrinet import SIZE, Asked, Make, People, compositions, drawn, leakage, reconstructions, retrieving
+from retrinet import SHIPPED, SIZE, Asked, Make, People, compositions, drawn, leakage, reconstructions, retrieving
 from torch import Tensor
 
 CACHE = Path("runs/retrinet")
-SHIPPED = MODEL.parent / "retrinet" / "demo retrinet.safetensors"
 LOOP = loop.Settings(steps=500, lr=3e-4, warmup=100, ema=0.995, every=100)
 LEARN = training.Learn(
     references=2, task="reconstruction", rank=16, snr=True, batch=16, size=SIZE, loop=LOOP,

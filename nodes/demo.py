@@ -121,7 +121,11 @@ class DemoSubject(io.ComfyNode):
                 result(io.Image, "IMAGE", tooltip="The pictures."),
                 result(io.Mask, "MASK", tooltip="The subject in each picture."),
                 result(io.String, "word", tooltip="What captions call the subject, as in 'cat'."),
-                result(io.Mask, "face", tooltip="The face, where one is seen; empty for things and from behind."),
+                result(
+                    io.Mask,
+                    "face",
+                    tooltip="The face with its hair, where one is seen; empty for things and from behind.",
+                ),
                 result(io.Mask, "clothes", tooltip="The clothes; empty for things."),
                 result(
                     io.Image, "depth", tooltip="How near everything is, white nearest; for the demo's depth ControlNet."
@@ -134,6 +138,10 @@ class DemoSubject(io.ComfyNode):
         cls, kind: str, identity: int, count: int, seed: int, background: str, style: str, view: str, size: int
     ) -> io.NodeOutput:
         from ..core.demo import world
+        from ..core.retrinet.reference import concept_mask
+
+        def face(p: world.Picture) -> torch.Tensor:
+            return concept_mask("face", p.mask, p.face_box, p.clothes)[1] if p.face_box else torch.zeros_like(p.mask)
 
         subject = world.held_out_subjects(identity + 1, kind)[identity]
         fixed = {"background": background, "style": style, "view": view, "accessory": None}
@@ -141,7 +149,7 @@ class DemoSubject(io.ComfyNode):
         pictures = world.photos(subject, count, seed, size, **fixed)
         images = torch.stack([p.image for p in pictures]).movedim(1, -1)
         masks = torch.cat([p.mask for p in pictures])
-        faces = torch.cat([p.face_mask() for p in pictures])
+        faces = torch.cat([face(p) for p in pictures])
         clothes = torch.cat([torch.zeros_like(p.mask) if p.clothes is None else p.clothes for p in pictures])
         depth = torch.stack([p.depth[0] for p in pictures])[..., None].expand(-1, -1, -1, 3)
         return io.NodeOutput(images, masks, subject.word, faces, clothes, depth.contiguous())

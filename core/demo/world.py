@@ -135,14 +135,6 @@ class Picture:
     subject: Subject
     scene: Scene
 
-    def face_mask(self) -> torch.Tensor:
-        """The face box as a mask (1, s, s); empty without a visible face."""
-        mask = torch.zeros_like(self.mask)
-        if self.face_box:
-            cx, cy, w, h = (round(v * mask.shape[-1]) for v in self.face_box)
-            mask[:, max(0, cy - h // 2) : cy + (h + 1) // 2, max(0, cx - w // 2) : cx + (w + 1) // 2] = 1
-        return mask
-
 
 def draw(subject: Subject, scene: Scene, caption: str | None = None, size: int = 128) -> Picture:
     """Paint `subject` in `scene`, `size` pixels a side (a multiple of 64, ValueError else).

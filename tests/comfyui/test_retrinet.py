@@ -114,6 +114,7 @@ def test_files(seen):
     assert seen["loaded"] < 1e-3  # half precision
     # concepts are not offered as RetriNets
     assert seen["listed"] == [
+        "demo retrinet.safetensors",
         "retrinet cancelled at step 3.safetensors",
         "sub/mine.safetensors",
         "whole.safetensors",
