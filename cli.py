@@ -85,9 +85,9 @@ def train_hifi(argv: list[str]) -> None:
 
 def train_retrinet(argv: list[str]) -> None:
     """Train a RetriNet on identities: pictures of the same people in the same clothes."""
-    from .training import retrinet
+    from .training import retrinet_command
 
-    _train(retrinet, argv)
+    _train(retrinet_command, argv)
 
 
 def build_retribooru(argv: list[str]) -> None:
@@ -177,7 +177,7 @@ def evaluate_dreambench(argv: list[str]) -> None:
 def _train(what, argv: list[str]) -> None:
     import tyro
 
-    name = what.__name__.rpartition(".")[2].replace("_", "-")
+    name = what.__name__.rpartition(".")[2].removesuffix("_command").replace("_", "-")
     config = tyro.cli(what.Config, args=argv, prog=f"likeness train {name}")
     print(f"wrote {what.train(config, _watch())}")
 

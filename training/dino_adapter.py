@@ -218,11 +218,14 @@ class Training:
         hooks = Injection(self.adapter, tokens.to(self.device), len(schedule)).hooks
         answer = self._model(examples, flat, z0)(z, t.to(self.device), text, hooks=hooks)[0]
         wrong = (answer.float() - wanted).square() * self._weight[t].to(self.device).reshape(-1, 1, 1, 1)
-        if not s.figure_weight:
-            return wrong.mean()
+        return wrong.mean() + (s.figure_weight * self._within(wrong, examples) if s.figure_weight else 0)
+
+    def _within(self, wrong: Tensor, examples: Sequence[Encoded]) -> Tensor | float:
+        """The error where the subjects are; 0 where none is left in the pictures **[ours]**."""
         if any(e.figure is None for e in examples):
             raise ValueError("figure_weight: a picture has no mask of its subject; give one to each, or 0 for this")
-        return wrong.mean() + s.figure_weight * weighted_mean(wrong, torch.stack([e.figure for e in examples]))
+        figures = torch.stack([e.figure for e in examples])
+        return weighted_mean(wrong, figures) if bool(figures.any()) else 0.0
 
     def _model(self, examples: Sequence[Encoded], flat: Tensor, like: Tensor) -> Any:
         """The model, under its ControlNet if there is one."""

@@ -27,5 +27,5 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     if config.images is None:
         loads = examples.rendered_pictures(config.pictures, config.learn.loop.seed, config.size)
     else:
-        loads = examples.of_pictures(config.images, config.size)
+        loads = examples.of_pictures(config.images, config.size, config.learn.figure_weight > 0)
     return adapter_command.run("refiner", config, loads, watch)

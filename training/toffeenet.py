@@ -34,7 +34,7 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     if config.pairs_from is not None and config.records is not None:
         raise ValueError("records: pairs_from is given too; choose one of them")
     if config.records is not None:
-        loads = examples.of_views(config.records, config.size, prompts=True)
+        loads = examples.of_views(config.records, config.size, True, config.learn.figure_weight > 0)
     elif config.pairs_from is None:
         loads = examples.rendered_pairs(config.pictures, config.pairs, config.learn.loop.seed, size=config.size)
     else:

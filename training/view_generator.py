@@ -30,5 +30,5 @@ def train(config: Config, watch: Callable[[str, loop.Progress], None] | None = N
     if config.records is None:
         loads = examples.rendered_views(config.pictures, config.learn.loop.seed, config.size, config.told)
     else:
-        loads = examples.of_views(config.records, config.size, prompts=config.told)
+        loads = examples.of_views(config.records, config.size, config.told, config.learn.figure_weight > 0)
     return adapter_command.run("view-generator", config, loads, watch, told=config.told)

@@ -13,7 +13,8 @@ from ..denoiser import Hooks
 from ..reach import Reach, Reached
 from ..skips import Skip
 from ..weights import Changed
-from .network import Encoded, RetriNet
+from .lookup import Encoded
+from .network import RetriNet
 from .reference import References
 
 TIMES = ("each", "cached")

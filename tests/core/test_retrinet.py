@@ -9,7 +9,7 @@ from likeness.core.diffusion import Schedule, sample
 from likeness.core.reach import Reach
 from likeness.core.retrinet import network as retrinet
 from likeness.core.retrinet.control import Retrieval
-from likeness.core.retrinet.network import Lookup
+from likeness.core.retrinet.lookup import Lookup
 from likeness.core.retrinet.reference import References
 from networks import LAYOUTS, SCHEDULER, random_prompt, random_unet
 

@@ -10,7 +10,7 @@ from likeness.core.diffusion import Schedule
 from likeness.core.retrinet import network as retrinet
 from likeness.core.retrinet.control import Retrieval
 from likeness.core.retrinet.reference import box_mask
-from likeness.training import loop
+from likeness.training import loop, retrinet_command
 from likeness.training import retrinet as training
 from likeness.training.data import identities, photos, records
 from likeness.training.data.identities import Choice, augmented, choose, reference
@@ -259,20 +259,20 @@ def test_sdxl_reads_what_it_wants_besides_of_every_prompt(people):
 def test_what_a_training_may_go_on_from(model):
     base, learn = model.denoiser, replace(LEARN, rank=2)
     network = retrinet.blank(base, rank=2)
-    assert training.begun(network, base, learn) is network
+    assert retrinet_command.begun(network, base, learn) is network
     with pytest.raises(
         ValueError, match="rank: init's decoder differences are of another rank than 3; give init's own"
     ):
-        training.begun(network, base, replace(learn, rank=3))
+        retrinet_command.begun(network, base, replace(learn, rank=3))
     with pytest.raises(ValueError, match=r"levels: init has skip\.0, "):
-        training.begun(network, base, replace(learn, levels=("mid",)))
+        retrinet_command.begun(network, base, replace(learn, levels=("mid",)))
     other = DiffusersDenoiser(random_unet("sdxl"), Schedule.from_scheduler(SCHEDULER))
     with pytest.raises(ValueError, match=r"retrinet: the model.s layer .* is not as in the one that it was trained on"):
-        training.begun(network, other, learn)
+        retrinet_command.begun(network, other, learn)
     network.delta = None
     with pytest.raises(ValueError, match="init: its decoder was locked, so it has no differences to train on"):
-        training.begun(network, base, learn)
-    assert training.begun(network, base, replace(learn, lock="decoder")) is network
+        retrinet_command.begun(network, base, learn)
+    assert retrinet_command.begun(network, base, replace(learn, lock="decoder")) is network
 
 
 def test_masks_of_records_are_checked():
@@ -294,10 +294,10 @@ def test_masks_of_records_are_checked():
 
 
 def test_command(tmp_path):
-    config = training.Config(
+    config = retrinet_command.Config(
         out=tmp_path / "r.safetensors", people=2, shots=2, learn=replace(LEARN, size=128), threads=1
     )
-    training.train(config)
+    retrinet_command.train(config)
     network = retrinet.load(config.out, base="context-192")
     assert network.settings["steps"] == 4 and network.settings["references"] == 2 and network.source
     assert not config.out.with_suffix(".checkpoint").exists()

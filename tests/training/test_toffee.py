@@ -158,6 +158,26 @@ def test_a_weighed_subject_needs_its_mask(model):
     ours.bank = Bank([lambda: maskless], model.encode, dino_tokens, False)
     with pytest.raises(ValueError, match="figure_weight: a picture has no mask of its subject"):
         ours._loss(0, torch.Generator().manual_seed(0))
+    # cropped away, it weighs nothing
+    empty = replace(maskless, figure=torch.zeros(1, SIZE, SIZE))
+    ours.bank = Bank([lambda: empty], model.encode, dino_tokens, False)
+    plain = start(model, model.denoiser, "refiner")
+    plain.bank = ours.bank
+    with torch.no_grad():
+        losses = [float(each._loss(0, torch.Generator().manual_seed(0))) for each in (ours, plain)]
+    assert losses[0] == losses[1] > 0
+
+
+def test_masks_are_read_where_they_are_asked_for(tmp_path):
+    (tmp_path / "masks").mkdir()
+    for name in ("a.png", "masks/a.png"):
+        (tmp_path / name).write_bytes(photos.png(torch.ones(3, 40, 50)))
+    [plain], [masked] = (examples.of_pictures(tmp_path, 32, figures) for figures in (False, True))
+    assert plain().figure is None and float(masked().figure.min()) > 0.99
+    (tmp_path / "masks" / "a.png").write_bytes(photos.png(torch.ones(3, 40, 40)))
+    with pytest.raises(ValueError, match="is 40 x 40, its picture 50 x 40 pixels; make them alike"):
+        masked()
+    assert plain().target.shape == (3, 32, 32)
 
 
 @torch.no_grad()

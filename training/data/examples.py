@@ -51,21 +51,26 @@ Load = Callable[[], Example]
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def of_pictures(path: Path, size: int) -> list[Load]:
-    """Every picture of a folder or of what else `records.read` takes, to be made of itself; errors as there."""
+def of_pictures(path: Path, size: int, figures: bool = False) -> list[Load]:
+    """Every picture of a folder or of what else `records.read` takes, to be made of itself; errors as there.
+
+    Args:
+        figures: whether masks are read.
+    """
 
     def example(record: Record) -> Example:
-        picture, figure = _square(record, size)
+        picture, figure = _square(record, size, figures)
         return Example(picture, picture, figure=figure)
 
     return [lambda record=record: example(record) for record in records.read(path, leave=True)]
 
 
-def of_views(path: Path, size: int, prompts: bool = False) -> list[Load]:
+def of_views(path: Path, size: int, prompts: bool = False, figures: bool = False) -> list[Load]:
     """Every ordered pair of pictures of one subject, from what `records.read` takes.
 
     Args:
         prompts: whether the targets' prompts belong to it.
+        figures: whether their masks are read.
 
     Raises:
         ValueError: no subject with two pictures.
@@ -78,15 +83,16 @@ def of_views(path: Path, size: int, prompts: bool = False) -> list[Load]:
         raise ValueError("records: no subject has two pictures; other views are learned from several pictures of one")
 
     def example(a: Record, b: Record) -> Example:
-        target, figure = _square(b, size)
+        target, figure = _square(b, size, figures)
         return Example(_square(a, size)[0], target, b.prompts * prompts, figure=figure)
 
     return [lambda a=a, b=b: example(a, b) for a, b in pairs]
 
 
-def _square(record: Record, size: int) -> tuple[Tensor, Tensor | None]:
-    """The picture and its mask, if there is one."""
-    found = record.picture(), record.figure()
+def _square(record: Record, size: int, figures: bool = False) -> tuple[Tensor, Tensor | None]:
+    """The picture, and its mask where it is asked for and there is one."""
+    picture = record.picture()
+    found = picture, record.figure(picture) if figures else None
     image, figure = (None if each is None else photos.prepare([each], size)[0].data[0] for each in found)
     return image, figure
 

@@ -107,15 +107,11 @@ def from_records(records: Iterable[Record], size: int) -> list[Identity]:
 
 
 def _fitted(record: Record, size: int) -> Shot:
-    picture, figure = record.picture(), record.figure()
+    picture = record.picture()
     height, width = picture.shape[-2:]
+    figure = record.figure(picture)
     if figure is None:
         figure = torch.ones(1, height, width)
-    if figure.shape[-2:] != picture.shape[-2:]:
-        raise ValueError(
-            f"records: the mask of {record.id} is {figure.shape[-1]} x {figure.shape[-2]}, its picture {width} x "
-            f"{height} pixels; make them alike"
-        )
     image, seen = photos.pad(picture, None, size)
     figure = photos.pad(figure, torch.ones_like(figure), size)[0] * seen
     if not bool((figure > 0.5).any()):

@@ -55,10 +55,22 @@ class Record:
         """(3, H, W) in 0..1; ValueError for what is no picture or is gone."""
         return self._decoded(self.image)
 
-    def figure(self) -> Tensor | None:
-        """The mask, (1, H, W) in 0..1; None without one."""
+    def figure(self, picture: Tensor | None = None) -> Tensor | None:
+        """The mask, (1, H, W) in 0..1; None without one.
+
+        Args:
+            picture: the record's, where the mask has to be as large.
+
+        Raises:
+            ValueError: what is no mask, or of another size.
+        """
         mask = self._decoded(self.mask, "black")
-        return None if mask is None else mask[:1]
+        if mask is None or picture is None or mask.shape[-2:] == picture.shape[-2:]:
+            return None if mask is None else mask[:1]
+        sizes = (f"{each.shape[-1]} x {each.shape[-2]}" for each in (mask, picture))
+        raise ValueError(
+            "records: the mask of {} is {}, its picture {} pixels; make them alike".format(self.id, *sizes)
+        )
 
     def _decoded(self, data: Data | None, under: str = "white") -> Tensor | None:
         try:
