@@ -1,7 +1,7 @@
 """The pair factory on the demo world: `python benchmarks/pairs.py`, written to results/pairs.json.
 
-* workers: candidates a second with one and with two Ray workers, from the moment that each has finished a part; parts
-  of the first and last round, in which not all work, are left out. "demo" computes on this machine's cores, so that
+* workers: candidates a second with one and with two Ray workers, the slope of what is finished by when; parts of the
+  first and last round, in which not all work, are left out. "demo" computes on this machine's cores, so that
   what else runs there slows two workers more than one; "waiting" is a painter on another device, which shows what the
   factory itself costs.
 * overhead: seconds of a part against a bare loop over the same models, without files, tolerance or Ray: in one process
@@ -118,8 +118,9 @@ def rate(settings: build.Config, models: Any) -> dict[str, float]:
     steady = times[1 + workers : -workers]  # the first call tells what there was before
     if len(steady) < 2:
         raise ValueError("too few parts to measure; raise --pairs or lower --part")
+    line = statistics.linear_regression(steady, range(len(steady)))  # workers may finish together or by turns
     return {
-        "pairs_a_second": settings.part * (len(steady) - 1) / (steady[-1] - steady[0]),
+        "pairs_a_second": settings.part * line.slope,
         "seconds_to_first_part": times[1] - start,
         "seconds_in_all": time.perf_counter() - start,
     }

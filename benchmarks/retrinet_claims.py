@@ -270,7 +270,7 @@ def sharpness(network: retrinet.RetriNet, people: People, count: int) -> dict[st
 def main(
     runs: tuple[str, ...] = tuple(RUNS),
     steps: int = LOOP.steps,
-    count: int = 160,
+    count: int = 80,
     people: int = 600,
     held_out: int = 40,
     scales: tuple[float, ...] = SCALES,

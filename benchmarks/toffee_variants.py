@@ -1,14 +1,15 @@
 """ToffeeNets trained in other ways: `python benchmarks/toffee_variants.py`, written to results/toffee-variants.json.
 
 Other pairs (editing, generation, both; Toffee, Table 2) and reconstruction probabilities (Table 3), each measured on
-held-out subjects with a constant depth and with the photo's. What is trained is kept in runs/toffee, so that a stopped
-run goes on.
+held-out subjects with a constant depth and with the photo's. Each is trained from nothing on as many pictures, with the
+subject weighed as for the one that comes with the pack. What is trained is kept in runs/toffee, so that a stopped run
+goes on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -27,8 +28,9 @@ from torch import Tensor
 CACHE = Path("runs/toffee")
 CONSTANT, AS_SHOWN, AS_SEEN = "constant depth", "photo's depth", "photo's view"
 ALONE = {"dino": "seg_dino", "clip_i": "seg_clip_i"}  # the panel sees the subject alone
-LOOP = loop.Settings(steps=2000, lr=3e-4, warmup=100, ema=0.995)
-LEARN = dino_adapter.Learn(what="low-rank", snr=True, batch=16, loop=LOOP)
+PICTURES = 1000
+LOOP = loop.Settings(steps=1000, lr=5e-4, warmup=100, decay=0.5, ema=0.995, every=100)
+LEARN = dino_adapter.Learn(what="low-rank", rank=8, snr=True, batch=16, figure_weight=0.7, loop=LOOP)
 VARIANTS = {
     **{pairs: {"pairs": pairs} for pairs in ("both", "generation", "editing")},
     **{f"reconstruction {p}": {"reconstruct": p} for p in (0.25, 0.5)},
@@ -39,7 +41,7 @@ VARIANTS = {
 def learned_by() -> str:
     """Fingerprint of what all variants share but the number of steps: how they learn, and the depth ControlNet."""
     how = replace(LEARN, loop=replace(LOOP, steps=0))
-    return files.fingerprint({**load_file(DEPTH), f"{how}": torch.empty(0)})
+    return files.fingerprint({**load_file(DEPTH), f"{how} {PICTURES}": torch.empty(0)})
 
 
 def trained(name: str, steps: int) -> Path:
@@ -49,8 +51,19 @@ def trained(name: str, steps: int) -> Path:
         changes = dict(VARIANTS[name])
         pairs = changes.pop("pairs", "both")
         learn = replace(LEARN, **changes, loop=replace(LEARN.loop, steps=steps))
-        toffeenet.train(toffeenet.Config(out=file, pairs=pairs, controlnet=str(DEPTH), learn=learn, threads=1))
+        config = toffeenet.Config(
+            out=file, pictures=PICTURES, pairs=pairs, controlnet=str(DEPTH), learn=learn, threads=1
+        )
+        toffeenet.train(config, told(name))
     return file
+
+
+def told(name: str) -> Callable[[str, loop.Progress], None]:
+    def watch(_: str, p: loop.Progress) -> None:
+        if p.step % 100 == 0:
+            print(f"{name}: {p.step}/{p.steps}, loss {p.loss:.4f}, {p.seconds:.0f} s", flush=True)
+
+    return watch
 
 
 def measured(file: Path, subjects: Sequence[Case], network: Any, as_shown: bool) -> dict[str, Any]:

@@ -103,6 +103,11 @@ def test_references(seen):
     assert seen["without mask"] == ["hat", 1.0]
 
 
+def test_a_demo_subjects_face_has_its_hair(seen):
+    beyond, outside, over_clothes, lost = seen["face"]
+    assert beyond > 100 and outside == over_clothes == lost == 0
+
+
 def test_where_it_looks(seen):
     sheet, spread, image = seen["maps"]
     # two references, three steps each; the reference and seven levels

@@ -6,9 +6,10 @@ import uuid
 import execution
 import torch
 from inprocess import new_executor, run_prompt
+from likeness_in_comfyui.core.demo import world
 from likeness_in_comfyui.core.reach import Reach
 from likeness_in_comfyui.core.retrinet import network as networks
-from likeness_in_comfyui.core.retrinet.reference import Reference
+from likeness_in_comfyui.core.retrinet.reference import Reference, box_mask
 from likeness_in_comfyui.nodes import concepts as files
 from likeness_in_comfyui.nodes import references, retrinet_model
 
@@ -102,6 +103,7 @@ def nodes_and_files(bench, folder):
         keep={"r": ["4", 0]},
     )["r"]
     result["without mask"] = whole[0].word, float(whole[0].mask.mean())
+    result["face"] = face_with_hair()
     values = {name: graph()["7"]["inputs"][name] for name in ("model", "clip", "vae", "retrinet", "references")}
     maps = run_prompt(
         {
@@ -133,6 +135,17 @@ def nodes_and_files(bench, folder):
     result["loaded"] = max(float((p - own[k]).abs().max()) for k, p in loaded.state_dict().items())
     result["listed"] = files.files_of(networks.KIND)
     return result, shown
+
+
+def face_with_hair():
+    """Pixels of Demo Subject's face beyond the bare face, off the figure, on clothes, and of the bare face not in it"""
+    kept = run_prompt({"2": graph()["2"]}, keep={"figure": ["2", 1], "face": ["2", 3], "clothes": ["2", 4]})
+    figure, face, clothes = (kept[name][0] > 0.5 for name in ("figure", "face", "clothes"))
+    person = world.held_out_subjects(1, "person")[0]
+    picture = world.photos(person, 1, 0, 128, style="photo", view="front", accessory=None)[0]
+    bare = box_mask(picture.face_box, (128, 128))[0] > 0.5
+    beyond, lost = face & ~bare, bare & figure & ~clothes & ~face
+    return [int(each.sum()) for each in (beyond, face & ~figure, face & clothes, lost)]
 
 
 def messages(bench, whole, shown, folder):
