@@ -16,7 +16,7 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	cd tests && ../$(BIN)/pytest
+	cd tests && ../$(BIN)/pytest --numprocesses auto --dist loadfile
 
 clean:
 	rm -rf .venv build *.egg-info demo.png demo.safetensors

@@ -27,9 +27,8 @@ def extension():
         vision,
     )
 
-    concepts.register_folder()
+    folders.register()
     vision.register_folders()
-    folders.register_shipped()
 
     class Likeness(ComfyExtension):
         async def get_node_list(self):

@@ -15,8 +15,7 @@ from ..core.hifi.subject import Subject
 from ..training import hifi, loop
 from ..training.data import photos
 from ..training.plot import loss_curve
-from . import concepts as files
-from . import denoiser, hifi_model
+from . import denoiser, hifi_model, learned
 from .progress import Progress, latents_of, name_of, native_size, stopped_name, until_done
 from .words import find_words, laid_out, mark_words
 
@@ -108,11 +107,11 @@ def _begin(
     both = prompts["positive"], prompts["negative"]
     make = partial(hifi.Training, native, *both, groups, word, learn, scale=scale, device=device, model=model)
     training = make()
-    training.keep(files.folder() / ".training" / f"{training.trainer.identity}.checkpoint")
+    training.keep(learned.folder() / ".training" / f"{training.trainer.identity}.checkpoint")
     return training if training.trainer.step <= learn.loop.steps else make()
 
 
 def _keep(training: Sequence[hifi.Training], word: str, how: str) -> None:
     """Save what was learned until now under a name that says so."""
     if training and training[0].step:
-        subjects.save(files.free_path(stopped_name(word, how, training[0].step)), training[0].subject())
+        subjects.save(learned.free_path(stopped_name(word, how, training[0].step)), training[0].subject())

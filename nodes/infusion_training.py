@@ -15,8 +15,7 @@ from ..core.infusion.control import Use
 from ..training import infusion, loop
 from ..training.data import photos
 from ..training.plot import loss_curve
-from . import concepts as files
-from . import denoiser, infusion_model
+from . import denoiser, infusion_model, learned
 from .hooks import sites, unet_of
 from .progress import Progress, latents_of, name_of, native_size, stopped_name, until_done
 
@@ -96,7 +95,7 @@ def _begin(
     scale = float(learn.batch * groups[0].data[0].numel())  # the loss is a mean over so many numbers
     make = partial(infusion.Training, native, prompt, groups, word, learn, scale=scale, device=device, model=model)
     training = make()
-    training.trainer.keep(files.folder() / ".training" / f"{training.trainer.identity}.checkpoint")
+    training.trainer.keep(learned.folder() / ".training" / f"{training.trainer.identity}.checkpoint")
     return training if training.trainer.step <= learn.loop.steps else make()
 
 
@@ -104,4 +103,4 @@ def _keep(training: Sequence[infusion.Training], word: str, how: str) -> None:
     """Save what was learned until now under a name that says so."""
     if training and training[0].trainer.step:
         name = stopped_name(word, how, training[0].trainer.step)
-        concepts.save(files.free_path(name), training[0].concept())
+        concepts.save(learned.free_path(name), training[0].concept())

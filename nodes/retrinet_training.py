@@ -16,7 +16,7 @@ from ..core.retrinet.reference import References
 from ..training import loop, retrinet
 from ..training.data.identities import Bank, choose
 from ..training.plot import loss_curve
-from . import concepts, denoiser, gradients, identities, retrinet_model
+from . import denoiser, gradients, identities, learned, retrinet_model
 from .managed import Managed, managed
 from .progress import Progress, latents_of, name_of, native_size, stopped_name, until_done
 
@@ -101,7 +101,7 @@ class Session:
         with gradients.enabled():
             self.training, self._shown = self._begin()
             file = f"{self.training.trainer.identity}.checkpoint"
-            self.training.trainer.keep(concepts.folder() / ".training" / file)
+            self.training.trainer.keep(learned.folder() / ".training" / file)
             if self.step > learn.loop.steps:  # a longer training's
                 self.training, self._shown = self._begin()
 
@@ -133,7 +133,7 @@ class Session:
         """Save what was learned until now under a name that says so."""
         if self.step:
             name = stopped_name("retrinet", how, self.step)
-            networks.save(concepts.free_path(name), self.training.learned())
+            networks.save(learned.free_path(name), self.training.learned())
 
     def _begin(self) -> tuple[retrinet.Training, References]:
         """A new training, and references of the first identity for previews."""

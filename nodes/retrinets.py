@@ -1,4 +1,4 @@
-"""RetriNet files in ComfyUI: saved to, listed in and loaded from `models/likeness`, beside the concepts."""
+"""RetriNet files in ComfyUI, and what they hold."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from comfy_api.latest import io
 
 from ..core.retrinet import network as networks
 from ..core.retrinet.network import RetriNet
-from . import inputs
-from .concepts import changed_at, files_of, free_path, listed_name, path_of, save_thumbnail
+from . import inputs, learned
 from .schema import entry, result, schema
 from .texts import shown
 
@@ -21,7 +20,6 @@ TRAINED = ("task", "references", "size", "lr", "batch", "drop", "seed")
 
 def describe(network: RetriNet, file: Path | None = None) -> str:
     """What a RetriNet is, in a few lines."""
-    settings = network.settings
     numbers = sum(p.numel() for p in network.parameters())
     decoder = "as it was" if network.delta is None else f"{len(network.delta.layers)} layers changed"
     lines = [
@@ -29,12 +27,7 @@ def describe(network: RetriNet, file: Path | None = None) -> str:
         f"{numbers / 1e6:.1f} million numbers, decoder {decoder}",
         f"levels: {', '.join(network.levels)}",
     ]
-    if "steps" in settings:
-        lines.append(f"trained: {settings['steps']} of {settings.get('of', settings['steps'])} steps")
-        lines.append(", ".join(f"{k} {settings[k]}" for k in TRAINED if k in settings))
-    if file:
-        lines.append(f"file: {file.name}, {file.stat().st_size / 2**20:.1f} MiB")
-    return "\n".join(lines)
+    return "\n".join([*lines, *learned.trained(network.settings, TRAINED), *learned.weighed(file)])
 
 
 class SaveRetriNet(io.ComfyNode):
@@ -60,10 +53,9 @@ class SaveRetriNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, retrinet: Any, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
-        path = networks.save(free_path(name), retrinet.model)
-        save_thumbnail(path, thumbnail)
-        text = f"saved {listed_name(path)}\n{describe(retrinet.model, path)}"
-        return io.NodeOutput(listed_name(path), ui=shown(text, cls.hidden.unique_id))
+        path = learned.save(lambda free: networks.save(free, retrinet.model), name, thumbnail)
+        name = learned.listed_name(path)
+        return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(retrinet.model, path)}", cls.hidden.unique_id))
 
 
 class LoadRetriNet(io.ComfyNode):
@@ -79,20 +71,20 @@ class LoadRetriNet(io.ComfyNode):
             search_aliases=["retribooru", "reference network", "load reference"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                inputs.file(files_of(networks.KIND)),
+                inputs.file(learned.files_of(networks.KIND)),
             ],
             outputs=[result(RetriNetType, "retrinet", tooltip="For Apply RetriNet.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        return changed_at(file)
+        return learned.changed_at(file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         from .managed import managed
 
-        path = path_of(file)
+        path = learned.path_of(file)
         with torch.inference_mode(False):  # so that other trainings can differentiate through it
             network = networks.load(path)
         text = describe(network, path)

@@ -1,4 +1,4 @@
-"""Subject files in ComfyUI: saved to, listed in and loaded from `models/likeness`, beside the concepts."""
+"""Subject files in ComfyUI, and what they hold."""
 
 from __future__ import annotations
 
@@ -9,31 +9,23 @@ from comfy_api.latest import io
 
 from ..core.hifi import subject as subjects
 from ..core.hifi.subject import Subject
-from . import inputs
-from .concepts import changed_at, files_of, free_path, listed_name, path_of, save_thumbnail
+from . import inputs, learned
 from .schema import entry, result, schema
 from .texts import shown
 
 SubjectType = io.Custom("LIKENESS_SUBJECT")
+TRAINED = ("lr", "regularisation", "batch", "seed")
 
 
 def describe(subject: Subject, file: Path | None = None) -> str:
     """What a subject is, in a few lines."""
     sets, count, width = subject.rows.shape
-    settings = subject.settings
     lines = [
         f"word: {subject.word}",
         f"base: {subject.base}",
         f"{sets} timesteps, {count} text tokens of {width} numbers",
     ]
-    if "steps" in settings:
-        lines.append(f"trained: {settings['steps']} of {settings.get('of', settings['steps'])} steps")
-        lines.append(
-            ", ".join(f"{k} {settings[k]}" for k in ("lr", "regularisation", "batch", "seed") if k in settings)
-        )
-    if file:
-        lines.append(f"file: {file.name}, {file.stat().st_size / 1024:.1f} KiB")
-    return "\n".join(lines)
+    return "\n".join([*lines, *learned.trained(subject.settings, TRAINED), *learned.weighed(file)])
 
 
 class SaveSubject(io.ComfyNode):
@@ -59,9 +51,8 @@ class SaveSubject(io.ComfyNode):
 
     @classmethod
     def execute(cls, subject: Subject, name: str, thumbnail: torch.Tensor | None = None) -> io.NodeOutput:
-        path = subjects.save(free_path(name), subject)
-        save_thumbnail(path, thumbnail)
-        name = listed_name(path)
+        path = learned.save(lambda free: subjects.save(free, subject), name, thumbnail)
+        name = learned.listed_name(path)
         return io.NodeOutput(name, ui=shown(f"saved {name}\n{describe(subject, path)}", cls.hidden.unique_id))
 
 
@@ -78,7 +69,7 @@ class LoadSubject(io.ComfyNode):
             search_aliases=["load embedding", "load hifi tuner", "import subject"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                inputs.file(files_of(subjects.KIND)),
+                inputs.file(learned.files_of(subjects.KIND)),
             ],
             outputs=[
                 result(SubjectType, "subject", tooltip="For Apply HiFi Subject."),
@@ -88,11 +79,11 @@ class LoadSubject(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        return changed_at(file)
+        return learned.changed_at(file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        path = path_of(file)
+        path = learned.path_of(file)
         subject = subjects.load(path)
         return io.NodeOutput(subject, subject.word, ui=shown(describe(subject, path), cls.hidden.unique_id))
 

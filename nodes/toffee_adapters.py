@@ -10,8 +10,7 @@ from comfy_api.latest import io
 
 from ..core.toffee import adapter as adapters
 from ..core.toffee.adapter import Adapter
-from . import inputs
-from .concepts import changed_at, files_of, path_of
+from . import inputs, learned
 from .schema import entry, result, schema
 from .texts import shown
 from .toffee import DINOTokensType
@@ -22,7 +21,7 @@ TRAINED = ("what", "lr", "batch", "reconstruct", "seed")
 
 def describe(adapter: Adapter, file: Path) -> str:
     """What an adapter is, in a few lines."""
-    settings, delta = adapter.settings, adapter.delta
+    delta = adapter.delta
     numbers = sum(p.numel() for p in adapter.parameters())
     channels = adapters.channels_of(delta)
     lines = [
@@ -31,11 +30,7 @@ def describe(adapter: Adapter, file: Path) -> str:
         f"DINO: {adapter.dino}, {adapter.width} numbers a token",
         f"{numbers / 1e6:.1f} million numbers, {0 if delta is None else len(delta.layers)} layers changed",
     ]
-    if "steps" in settings:
-        lines.append(f"trained: {settings['steps']} steps")
-        lines.append(", ".join(f"{k} {settings[k]}" for k in TRAINED if k in settings))
-    lines.append(f"file: {file.name}, {file.stat().st_size / 2**20:.1f} MiB")
-    return "\n".join(lines)
+    return "\n".join([*lines, *learned.trained(adapter.settings, TRAINED), *learned.weighed(file)])
 
 
 class LoadDINOAdapter(io.ComfyNode):
@@ -52,20 +47,20 @@ class LoadDINOAdapter(io.ComfyNode):
             search_aliases=["toffee", "toffeenet", "refiner", "view generator", "ip-adapter", "load adapter"],
             hidden=[io.Hidden.unique_id],
             inputs=[
-                inputs.file(files_of(adapters.KIND)),
+                inputs.file(learned.files_of(adapters.KIND)),
             ],
             outputs=[result(DINOAdapterType, "adapter", tooltip="For Apply DINO.")],
         )
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        return changed_at(file)
+        return learned.changed_at(file)
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         from . import toffee_model
 
-        path = path_of(file)
+        path = learned.path_of(file)
         with torch.inference_mode(False):  # so that trainings can differentiate through it
             adapter = adapters.load(path)
         text = describe(adapter, path)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each of several processes has a core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from networks import LAYOUTS, random_prompt, random_unet
 

@@ -13,8 +13,7 @@ from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.core.denoiser import Hooks, guided
 from likeness_in_comfyui.core.hifi import subject as subjects
 from likeness_in_comfyui.core.hifi.subject import Subject, SubjectText
-from likeness_in_comfyui.nodes import concepts as files
-from likeness_in_comfyui.nodes import demo_model, denoiser, hifi_model
+from likeness_in_comfyui.nodes import demo_model, denoiser, hifi_model, learned
 from likeness_in_comfyui.training import hifi as training
 from likeness_in_comfyui.training import loop
 from likeness_in_comfyui.training.data import photos
@@ -122,7 +121,7 @@ def main(pack):
     )
     unbroken = run_prompt(graph(), keep={"s": ["3", 0], "plot": ["3", 1]})
     result = {"previews": previews[:], "texts": texts[:], "plot": list(unbroken["plot"].shape)}
-    folder = files.folder()
+    folder = learned.folder()
     result["checkpoints"] = sorted(p.suffix for p in (folder / ".training").iterdir())
     for file in (folder / ".training").iterdir():
         file.unlink()
@@ -140,7 +139,7 @@ def main(pack):
     result["cancelled"] = list(cancelled.rows.shape), cancelled.settings["steps"]
     resumed = run_prompt(graph(), keep={"s": ["3", 0]})["s"]
     result["resumed"] = torch.equal(resumed.rows, unbroken["s"].rows)
-    result["listed"] = files.files_of(subjects.KIND), folder_paths.get_filename_list("likeness")
+    result["listed"] = learned.files_of(subjects.KIND), folder_paths.get_filename_list("likeness")
 
     # --- the same learning headless
     model, clip, _ = demo_model.load()

@@ -15,8 +15,7 @@ from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.core.infusion import concept as concepts
 from likeness_in_comfyui.core.infusion.control import Infusion, Use
 from likeness_in_comfyui.core.infusion.sampling import draw
-from likeness_in_comfyui.nodes import concepts as concept_nodes
-from likeness_in_comfyui.nodes import demo_model, denoiser, infusion_model
+from likeness_in_comfyui.nodes import demo_model, denoiser, infusion_model, learned
 from likeness_in_comfyui.training import infusion as training
 from likeness_in_comfyui.training import loop
 from likeness_in_comfyui.training.data import photos
@@ -81,7 +80,7 @@ def main(pack):
     )
     unbroken = run_prompt(graph(seed=3), keep={"c": ["3", 0], "plot": ["3", 1]})
     result = {"previews": previews[:], "texts": texts[:], "plot": list(unbroken["plot"].shape)}
-    folder = concept_nodes.folder()
+    folder = learned.folder()
     checkpoints = sorted((folder / ".training").iterdir())
     result["checkpoints"] = len(checkpoints)
     for file in checkpoints:
@@ -186,7 +185,7 @@ def main(pack):
     }
     for name in ("", "../x", "a:b"):
         try:
-            result["messages"][f"name {name}"] = str(concept_nodes.free_path(name))
+            result["messages"][f"name {name}"] = str(learned.free_path(name))
         except ValueError as e:
             result["messages"][f"name {name}"] = str(e)
     try:

@@ -64,8 +64,8 @@ def registered():
         (home / name).mkdir(parents=True)
         (home / name / "mine.safetensors").touch()
     folders.MODEL = home / "model"
-    folders.register_shipped()
-    folders.register_shipped()
+    folders.register()
+    folders.register()
     after = {kind: folder_paths.get_folder_paths(kind) for kind in folders.SHIPPED}
     return {
         "first": {

@@ -16,8 +16,7 @@ from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.core.infusion import concept as concepts
 from likeness_in_comfyui.core.infusion.control import Infusion, Use
 from likeness_in_comfyui.core.metrics.overfitting import Captioned, Model, fisher_divergence, wasserstein2
-from likeness_in_comfyui.nodes import concepts as concept_nodes
-from likeness_in_comfyui.nodes import demo_model, infusion_model, metrics_model
+from likeness_in_comfyui.nodes import demo_model, infusion_model, learned, metrics_model
 from likeness_in_comfyui.nodes.metrics import MeasureOverfitting
 from safetensors.torch import save_file
 
@@ -88,7 +87,7 @@ def write_files(sites, shape):
     save_file({f"{key}.{name}": value for name, value in tensors.items()}, folder / "drift.safetensors")
     blank = concepts.blank(sites, ["cat"])
     residuals = {name: 3 * torch.randn(r.shape, generator=g) for name, r in blank.residuals.items()}
-    path = concept_nodes.folder() / "random.safetensors"
+    path = learned.folder() / "random.safetensors"
     concepts.save(path, concepts.Concept(blank.words, residuals, blank.space, blank.base))
     return 0.7 * up @ down, concepts.load(path)
 

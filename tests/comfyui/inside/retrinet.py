@@ -18,8 +18,7 @@ from likeness_in_comfyui.core.reach import Reach
 from likeness_in_comfyui.core.retrinet import network as networks
 from likeness_in_comfyui.core.retrinet.control import Retrieval
 from likeness_in_comfyui.core.retrinet.reference import References
-from likeness_in_comfyui.nodes import concepts as files
-from likeness_in_comfyui.nodes import demo_model, hifi_model, hooks, infusion_model, retrinet_model
+from likeness_in_comfyui.nodes import demo_model, hifi_model, hooks, infusion_model, learned, retrinet_model
 from likeness_in_comfyui.nodes.managed import managed
 from retrinet_nodes import PROMPT, SIZE, messages, nodes_and_files
 
@@ -194,7 +193,7 @@ def main(pack):
     load_nodes()
     result = {"learning": retrinet_training.main(pack)}
     server.PromptServer.instance.send_progress_text = lambda text, node_id, sid=None: None
-    bench, folder = Bench(), files.folder()
+    bench, folder = Bench(), learned.folder()
     blank = retrinet_model.beginning(bench.model, None, 0, "")()
     whole, low = (shaken(retrinet_model.beginning(bench.model, rank, 0, "")()) for rank in (None, 2))
     networks.save(folder / "whole.safetensors", whole, torch.float32)

@@ -10,8 +10,7 @@ from likeness_in_comfyui.core.demo import world
 from likeness_in_comfyui.core.reach import Reach
 from likeness_in_comfyui.core.retrinet import network as networks
 from likeness_in_comfyui.core.retrinet.reference import Reference, box_mask
-from likeness_in_comfyui.nodes import concepts as files
-from likeness_in_comfyui.nodes import references, retrinet_model
+from likeness_in_comfyui.nodes import learned, references, retrinet_model
 
 PROMPT, SIZE = "a photo of a woman on the beach", 64
 
@@ -133,7 +132,7 @@ def nodes_and_files(bench, folder):
     loaded = run_prompt({"6": node("LikenessLoadRetriNet", file=saved["file"])}, keep={"n": ["6", 0]})["n"].model
     own = saved["network"].model.state_dict()
     result["loaded"] = max(float((p - own[k]).abs().max()) for k, p in loaded.state_dict().items())
-    result["listed"] = files.files_of(networks.KIND)
+    result["listed"] = learned.files_of(networks.KIND)
     return result, shown
 
 

@@ -11,8 +11,7 @@ from inprocess import load_nodes, run_prompt
 from likeness_in_comfyui.core import checkpoint
 from likeness_in_comfyui.core.demo import MODEL
 from likeness_in_comfyui.core.retrinet import network as networks
-from likeness_in_comfyui.nodes import concepts as files
-from likeness_in_comfyui.nodes import demo_model, identities, retrinet_model
+from likeness_in_comfyui.nodes import demo_model, identities, learned, retrinet_model
 from likeness_in_comfyui.training import loop
 from likeness_in_comfyui.training import retrinet as training
 from likeness_in_comfyui.training.data import identities as people_of
@@ -110,7 +109,7 @@ def main(pack):
     )
     unbroken = trained()
     result = {"previews": previews[:], "texts": texts[:], "plot": list(unbroken["plot"].shape)}
-    folder = files.folder()
+    folder = learned.folder()
     checkpoints = sorted((folder / ".training").iterdir())
     result["checkpoints"] = len(checkpoints)
     losses = loop.files.load(checkpoints[0], kind=loop.CHECKPOINT)[0]["losses"].tolist()

@@ -18,7 +18,7 @@ from likeness_in_comfyui.core.reach import Reach
 from likeness_in_comfyui.core.toffee.adapter import Injection
 from likeness_in_comfyui.core.toffee.inpainting import masked_channels, widened
 from likeness_in_comfyui.core.toffee.matching import blend
-from likeness_in_comfyui.nodes import concepts, infusion_model, toffee, toffee_adapters, toffee_model
+from likeness_in_comfyui.nodes import infusion_model, learned, toffee, toffee_adapters, toffee_model
 from toffee_graphs import GUIDANCE, LONG, OURS, PROMPT, SHORT, WHAT, graph, node, refining, save_files
 
 import nodes
@@ -65,7 +65,7 @@ def main(pack):
     base = checkpoint.load(MODEL)
     wide = DiffusersDenoiser(widened(base.denoiser.unet), base.denoiser.schedule)
     files = save_files(base.denoiser, wide)
-    (concepts.folder() / "broken.safetensors").write_bytes(b"nothing")
+    (learned.folder() / "broken.safetensors").write_bytes(b"nothing")
     kept = {"images": ["subject", 0], "masks": ["subject", 1], "drawn": ["drawn", 0], "drawn masks": ["drawn", 1]}
     kept |= {f"{name} {i}": [name, i] for name in ("tokens", "alone", "known", "generated") for i in (0, 1)}
     kept |= {f"{name} {i}": [name, i] for name in ("demo", "inputs") for i in (0, 1, 2)} | {"wide": ["wide", 0]}
@@ -91,7 +91,7 @@ def listed(told):
     load = toffee_adapters.LoadDINOAdapter.define_schema().inputs[0].options
     dinos = toffee.EncodeDINO.define_schema().inputs[1].options
     before = toffee_adapters.LoadDINOAdapter.fingerprint_inputs(OURS[0])
-    path = concepts.path_of(OURS[0])
+    path = learned.path_of(OURS[0])
     path.touch()
     after = toffee_adapters.LoadDINOAdapter.fingerprint_inputs(OURS[0])
     return {"files": load, "dinos": dinos, "told": told[:], "written again": after > before}

@@ -8,7 +8,8 @@ import torch
 from likeness_in_comfyui.core import weights
 from likeness_in_comfyui.core.demo import judges
 from likeness_in_comfyui.core.toffee import adapter as adapters
-from likeness_in_comfyui.nodes import concepts, toffee_model
+from likeness_in_comfyui.nodes import learned as files
+from likeness_in_comfyui.nodes import toffee_model
 
 PROMPT, GUIDANCE = "a photo of a cat on the beach", 5.0
 LONG, SHORT = 10, 3  # steps
@@ -37,7 +38,7 @@ def learned(base, what, seed=0):
 
 def save_files(base, wide):
     """Each adapter as a file; returns them as they come back from it."""
-    folder, back = concepts.folder(), {}
+    folder, back = files.folder(), {}
     folder.mkdir(parents=True, exist_ok=True)
     for what in WHAT:
         path = adapters.save(folder / f"{what}.safetensors", learned(wide if what == "nine" else base, what))
