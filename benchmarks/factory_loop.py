@@ -113,12 +113,12 @@ def draw_sheet(pairs: Path, subjects: Sequence[Case], pictures: Mapping[str, Map
 
 
 def main(
-    pairs: int = 360,
-    subjects: int = 90,
+    pairs: int = 620,
+    subjects: int = 160,
     steps: int = 100,
     cases_measured: int = 8,
     batch: int = 16,
-    draw_steps: int = 25,
+    draw_steps: int = 20,
     work: Path = Path("runs/factory"),
     out: Path = RESULTS / "factory-loop.json",
     picture: Path = DOCS / "factory-loop.jpg",

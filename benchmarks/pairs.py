@@ -12,8 +12,7 @@
 
 Numbers are medians.
 
-The adapters have random weights, unless trained ones are given: what they cost is the same. `--only workers subjects`
-does some of the parts and keeps the other results. Idle cores are needed.
+`--only workers subjects` does some of the parts and keeps the other results. Idle cores are needed.
 """
 
 from __future__ import annotations
@@ -31,28 +30,16 @@ from typing import Any
 
 import pairs_cost
 import torch
-from likeness.core import checkpoint, files, weights
-from likeness.core.demo import MODEL, judges
-from likeness.core.toffee import adapter as adapters
+from likeness.core import files
 from likeness.training.data.pairs import build, draw, plan, table
 from likeness.training.data.pairs.make import Pairs
 from likeness.training.data.pairs.masks import pasted
-from likeness.training.data.pairs.models import Models, Names
+from likeness.training.data.pairs.models import Models, Names, shipped
 from likeness.training.data.photos import decode
 
 ROOT = Path(__file__).resolve().parent
 RESULT, PLOT = ROOT / "results" / "pairs.json", ROOT.parent / "docs" / "pairs-cost.png"
 PARTS = ("workers", "overhead", "subjects")
-RANK = 16  # of the random adapters' changes
-
-
-def blank_adapters(folder: Path) -> None:
-    """A Refiner and a View Generator of the demo model that change nothing and cost what trained ones do."""
-    denoiser, width = checkpoint.load(MODEL).denoiser, judges.dino().model.config.hidden_size
-    for kind in ("refiner", "view-generator"):
-        delta = weights.blank(weights.layers_of(denoiser.unet), RANK)
-        adapter = adapters.blank(kind, denoiser.sites, width, delta, dino="the embedded judge")
-        adapters.save(folder / f"{kind}.safetensors", adapter)
 
 
 def config(out: Path, options: argparse.Namespace, **fields: Any) -> build.Config:
@@ -267,8 +254,8 @@ def main() -> None:
     parser.add_argument("--lora-steps", type=int, default=20, help="measured of each LoRA")
     parser.add_argument("--training-steps", type=int, default=8, help="measured of each of the factory's trainings")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--refiner", type=Path, help="a trained one")
-    parser.add_argument("--view-generator", type=Path, help="a trained one")
+    parser.add_argument("--refiner", type=Path, default=shipped("refiner"))
+    parser.add_argument("--view-generator", type=Path, default=shipped("view-generator"))
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -276,10 +263,6 @@ def main() -> None:
     result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        blank_adapters(folder)
-        for kind in ("refiner", "view_generator"):
-            given = getattr(options, kind)
-            setattr(options, kind, given.resolve() if given else folder / f"{kind.replace('_', '-')}.safetensors")
         for part in options.only:
             result[part] = MEASURE[part](folder / part, options)
             files.write_atomically(options.out, (json.dumps(result, indent=2) + "\n").encode())

@@ -23,7 +23,6 @@ from likeness.training import demo_lora, loop, refiner, view_generator
 from likeness.training.dino_adapter import Learn
 
 LORA_STEPS, LORA_BATCH = 150, 4  # of a subject's LoRA, as the demo's car was trained
-STEPS, BATCH = 2000, 16  # of the factory's trainings, as the demo's Refiner's
 TRAININGS = {"refiner": refiner, "view-generator": view_generator}
 COUNTS = (1000, 100_000, 400_000)  # of subjects
 _WARM = 2  # steps left out
@@ -73,9 +72,9 @@ def picture_seconds(steps: int, rounds: int = 5, batch: int = 4) -> float:
 
 
 def lengths(file: Path) -> dict[str, int]:
-    """Steps and batch of an adapter's training; the demo's where it was not trained."""
+    """Steps and batch of an adapter's last training, without what it began from."""
     settings = adapters.load(file).settings
-    return {"steps": settings.get("steps", STEPS), "batch": settings.get("batch", BATCH)}
+    return {"steps": settings["steps"], "batch": settings["batch"]}
 
 
 def trainings(steps: Mapping[str, list[float]], about: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:

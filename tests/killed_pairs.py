@@ -12,13 +12,14 @@ from pathlib import Path
 import PIL.ImageFont
 import pyarrow.parquet
 import torch
-from likeness.training.data.pairs import build, draw
+from likeness.training.data.pairs import build, draw, filters
 from likeness.training.data.pairs.masks import pasted
 from likeness.training.data.pairs.models import Models
 from torch.nn import functional as F
 
 SIZE = 32
 DRAW = draw.Settings(size=SIZE, batch=2)
+HALF = filters.Filters(dino=0.0)  # of what the embedder below sees
 
 
 def coloured(key):
@@ -68,7 +69,7 @@ def models() -> Models:
 
 
 def config(out: Path, **fields) -> build.Config:
-    fields = {"pairs": 10, "subjects": 6, "draw": DRAW, "part": 4, "sheet": 3, "workers": 0, **fields}
+    fields = {"pairs": 10, "subjects": 6, "draw": DRAW, "part": 4, "sheet": 3, "workers": 0, "filters": HALF, **fields}
     return build.Config(out, **fields)
 
 

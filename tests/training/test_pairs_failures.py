@@ -235,13 +235,13 @@ def test_memory_of_many_scores_and_subjects(tmp_path, monkeypatch):
 
     def columns(path, names):
         number = int(path.stem)
-        row = {"number": number, "word": "cat", "dropped": "", "dino": number / count, "clip": None}
+        row = {"number": number, "word": "cat", "dropped": "", "dino": None, "clip": number / count}
         return [row | {"vector": vectors[number].numpy().tobytes() if "vector" in names else b""}]
 
     monkeypatch.setattr(table, "columns", columns)
     tracemalloc.start()
-    found = filters.Filters(clip=0.0).thresholds(tmp_path, count, {"dino": "demo", "clip": "x"})
-    assert found == {"dino": 0.2, "clip": 0.0} and tracemalloc.get_traced_memory()[1] < 30 * count
+    found = filters.Filters(dino=0.0).thresholds(tmp_path, count, {"dino": "x", "clip": "demo"})
+    assert found == {"dino": 0.0, "clip": 0.2} and tracemalloc.get_traced_memory()[1] < 30 * count
     monkeypatch.setattr(plan, "repeats", lambda vectors, limit: {0: (1, 0.5)})
     tracemalloc.reset_peak()
     used, alike = plan.distinct(tmp_path, count, 0.9)

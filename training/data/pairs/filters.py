@@ -12,6 +12,7 @@ from . import table
 from .table import Pair
 
 PAPER = {"dino": 0.6, "clip": 0.3}  # Toffee, section 2.1
+_BY_SHARE = ("clip",)  # of the demo's judges; its DINO's cosines are on the paper's scale
 _WHAT = {"dino": "DINO of input and target", "clip": "CLIP of target and prompt"}
 
 
@@ -22,8 +23,8 @@ class Filters:
     Args:
         dino: least cosine of input and target by DINO; the paper's 0.6 by default.
         clip: least cosine of target and prompt by CLIP; the paper's 0.3 by default.
-        quantile: share of the pairs that each of both takes out where the demo's judge measures and no number is
-            given, because its cosines are on another scale **[ours]**.
+        quantile: share of the pairs that CLIP takes out where the demo's measures and no number is given, because its
+            cosines are on another scale **[ours]**.
 
     Raises:
         ValueError: a share outside of 0..1.
@@ -44,7 +45,7 @@ class Filters:
             judges: names of both models.
         """
         given = {name: getattr(self, name) for name in PAPER}
-        by_share = [name for name, value in given.items() if value is None and judges[name] == "demo"]
+        by_share = [name for name in _BY_SHARE if given[name] is None and judges[name] == "demo"]
         found = {name: PAPER[name] if value is None else value for name, value in given.items()}
         for name in by_share:
             scores = array("d")  # 8 bytes a pair
