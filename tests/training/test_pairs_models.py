@@ -332,7 +332,8 @@ def test_a_language_model_of_transformers(tmp_path):
 def test_the_command_makes_what_toffeenet_learns_from(files, tmp_path, capsys):
     out, quick = tmp_path / "pairs", ["--draw.size", "64", "--draw.steps", "2", "--workers", "0", "--part", "3"]
     named = ["--models.refiner", str(files / "refiner.safetensors")]
-    named += ["--models.view-generator", str(files / "view-generator.safetensors"), "--filters.dino=-1", "--filters.quantile=0"]
+    named += ["--models.view-generator", str(files / "view-generator.safetensors")]
+    named += ["--filters.dino=-1", "--filters.quantile=0"]
     main(["build", "pairs", "--out", str(out), "--pairs", "6", "--subjects", "2", *quick, *named])
     text, bars = capsys.readouterr()
     assert f"wrote {out}" in text and "candidates: 100%" in bars and "worker hours of 1 M pairs" in text
