@@ -229,6 +229,19 @@ def test_ray_is_given_some_parts_at_once(monkeypatch):
     assert given == [range(0, 3), range(3, 6), range(6, 8)]
 
 
+def test_a_cluster_that_runs_here_is_joined_only_by_its_address(monkeypatch):
+    ray = pytest.importorskip("ray")
+    given = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **how: given.append(how))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for address in (None, "10.0.0.1:6379"):
+        with workers.Workers(2, address) as each:
+            each._start()
+    assert [how["address"] for how in given] == ["local", "10.0.0.1:6379"]
+    assert given[0]["num_cpus"] == 2 and "num_cpus" not in given[1]  # which Ray refuses for a cluster that is there
+
+
 def test_memory_of_many_scores_and_subjects(tmp_path, monkeypatch):
     count, width = 4000, 1536
     vectors = torch.randn(count, width).half()

@@ -91,7 +91,8 @@ class Workers:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports to nobody unless asked to
-        here = dict(num_cpus=self.count, object_store_memory=_STORE, include_dashboard=False)
+        # "local": without an address Ray would join a cluster that happens to run on this machine
+        here = dict(address="local", num_cpus=self.count, object_store_memory=_STORE, include_dashboard=False)
         quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
         try:
             ray.init(**({"address": self.address} if self.address else here), **quiet)
