@@ -1,14 +1,14 @@
 """The pair factory on the demo world: `python benchmarks/pairs.py`, written to results/pairs.json.
 
 * workers: candidates a second with one and with two Ray workers, the slope of what is finished by when; parts of the
-  first and last round, in which not all work, are left out. "demo" computes on this machine's cores, so that
-  what else runs there slows two workers more than one; "waiting" is a painter on another device, which shows what the
-  factory itself costs.
+  first and last round, in which not all work, are left out. "demo" computes on this machine's cores, so that what else
+  runs there slows two workers more than one; "waiting" is a painter on another device, which shows what the factory
+  itself costs.
 * overhead: seconds of a part against a bare loop over the same models, without files, tolerance or Ray: in one process
   part by part in turn, and with one Ray worker run by run in turn.
-* subjects: seconds of a candidate that is made with ever more subjects; beside it, in the same run and in turn, steps
-  of a DreamBooth LoRA on the demo model, one of which every subject would need, and of the factory's two trainings,
-  which it needs once. From all the cost of a million pairs, drawn as docs/pairs-cost.png; see `pairs_cost`.
+* subjects: seconds of a candidate with ever more subjects, their parts by turns; beside it, in the same run and in turn,
+  steps of a DreamBooth LoRA on the demo model, one of which every subject would need, and of the factory's two
+  trainings, which it needs once. From all the cost of a million pairs, drawn as docs/pairs-cost.png; see `pairs_cost`.
 
 Numbers are medians.
 
@@ -205,9 +205,12 @@ def measure_subjects(folder: Path, options: argparse.Namespace) -> dict[str, Any
     torch.set_num_threads(1)
     given = {"refiner": options.refiner, "view-generator": options.view_generator}
     about = {kind: pairs_cost.lengths(file) for kind, file in given.items()}
-    rows, lora, trained = [], [], {kind: [] for kind in given}
+    builds = {count: config(folder / f"subjects {count}", options, subjects=count) for count in options.counts}
+    told = {count: build.build(settings) for count, settings in builds.items()}
+    again = in_turn(list(builds.values()))
+    rows = [made(told[count], count) | {"seconds_a_pair_made": each} for count, each in zip(builds, again)]
+    lora, trained = [], {kind: [] for kind in given}
     for count in options.counts:  # by turns, so that what else runs meets all
-        rows.append(made(build.build(config(folder / f"subjects {count}", options, subjects=count)), count))
         lora.append(pairs_cost.lora_step(folder / f"lora {count}", options.lora_steps))
         for kind, seconds in trained.items():
             where = folder / f"{kind} {count}"
@@ -229,6 +232,22 @@ def measure_subjects(folder: Path, options: argparse.Namespace) -> dict[str, Any
     }
     costs = {f"{count} subjects": pairs_cost.hours(result, count) for count in pairs_cost.COUNTS}
     return {**result, "worker_hours_of_1M_pairs": costs}
+
+
+def in_turn(builds: list[build.Config]) -> list[float]:
+    """Seconds of a pair of each finished build, whose parts are made again by turns: what else runs meets all alike."""
+    settings = builds[0]
+    models = settings.models.models(settings.draw)
+    models.load()
+    makers = [Pairs(each.out / "work", each.seed, each.draw, each.encoding, 1, models) for each in builds]
+    found: list[list[float]] = [[] for _ in builds]
+    for part in range(settings.pairs // settings.part):
+        for maker, seconds in zip(makers, found):
+            pairs = sum("dropped" not in line for line in plan.lines(maker.work / plan.PLAN, part))
+            started = time.perf_counter()
+            maker(part)
+            seconds.append((time.perf_counter() - started) / max(1, pairs))
+    return [statistics.median(each[1:] or each) for each in found]  # the first warms up
 
 
 def made(told: dict[str, Any], subjects: int) -> dict[str, Any]:
