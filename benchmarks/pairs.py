@@ -6,9 +6,9 @@
   itself costs.
 * overhead: seconds of a part against a bare loop over the same models, without files, tolerance or Ray: in one process
   part by part in turn, and with one Ray worker run by run in turn.
-* subjects: seconds of a candidate with ever more subjects, their parts by turns; beside it, in the same run and in turn,
-  steps of a DreamBooth LoRA on the demo model, one of which every subject would need, and of the factory's two
-  trainings, which it needs once. From all the cost of a million pairs, drawn as docs/pairs-cost.png; see `pairs_cost`.
+* subjects: seconds of a candidate with ever more subjects, their parts by turns; beside it, in the same run, steps of a
+  DreamBooth LoRA on the demo model, one of which every subject would need, and of the factory's two trainings, which
+  it needs once. From all the cost of a million pairs, drawn as docs/pairs-cost.png; see `pairs_cost`.
 
 Numbers are medians.
 
