@@ -19,6 +19,7 @@ from likeness.core import checkpoint, files
 from likeness.core.demo import MODEL, sheet, world
 from likeness.core.demo.judges import METRICS, Asked, Panel
 from likeness.core.metrics.similarity import Interval, paired_bootstrap
+from likeness.training import loop
 from torch import Tensor
 
 KIND = "benchmark-cell"
@@ -63,6 +64,16 @@ class Case:
 
 
 Draw = Callable[[str, Tensor], Tensor]
+
+
+def told(name: str) -> Callable[[loop.Progress], None]:
+    """Prints how a training goes, every hundred steps."""
+
+    def watch(p: loop.Progress) -> None:
+        if p.step % 100 == 0:
+            print(f"{name}: {p.step}/{p.steps}, loss {p.loss:.4f}, {p.seconds:.0f} s", flush=True)
+
+    return watch
 
 
 @dataclass(frozen=True)

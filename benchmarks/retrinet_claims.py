@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel
 from evidence import zero_shot
-from grid import RESULTS, model
+from grid import RESULTS, model, told
 from likeness.core import files
 from likeness.core.controlnet import Controlled
 from likeness.core.demo import judges
@@ -193,14 +193,6 @@ def image_prompt(text: Text, seen: Tensor) -> Text:
     embedded = embed(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
     own = embedded if text.conditional else torch.zeros_like(embedded)
     return replace(text, extra={"added_cond_kwargs": {"image_embeds": [own]}})
-
-
-def told(name: str) -> Callable[[loop.Progress], None]:
-    def watch(p: loop.Progress) -> None:
-        if p.step % 100 == 0:
-            print(f"{name}: {p.step}/{p.steps}, loss {p.loss:.4f}, {p.seconds:.0f} s", flush=True)
-
-    return watch
 
 
 # --- measuring -------------------------------------------------------------------------------------------------------

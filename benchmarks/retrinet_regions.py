@@ -2,8 +2,9 @@
 
 Held-out people's pictures are denoised from one timestep, once with two other pictures of the same person as
 references and once with another person's. The share of the squared error that the right ones take away, in the face,
-the clothes and the place around the figure, says what a network has learned to look up; it is there long before drawn
-pictures show it. `--network` names what is measured, the pack's by default.
+the clothes and the place around the figure, says what a network has learned to look up.
+
+`--network` names what is measured, the pack's by default.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ goes on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from grid import RESULTS, Case, asked_of, cases, model
+from grid import RESULTS, Case, asked_of, cases, model, told
 from likeness.core import files
 from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import world
@@ -54,16 +54,9 @@ def trained(name: str, steps: int) -> Path:
         config = toffeenet.Config(
             out=file, pictures=PICTURES, pairs=pairs, controlnet=str(DEPTH), learn=learn, threads=1
         )
-        toffeenet.train(config, told(name))
+        watch = told(name)
+        toffeenet.train(config, lambda stage, progress: watch(progress))
     return file
-
-
-def told(name: str) -> Callable[[str, loop.Progress], None]:
-    def watch(_: str, p: loop.Progress) -> None:
-        if p.step % 100 == 0:
-            print(f"{name}: {p.step}/{p.steps}, loss {p.loss:.4f}, {p.seconds:.0f} s", flush=True)
-
-    return watch
 
 
 def measured(file: Path, subjects: Sequence[Case], network: Any, as_shown: bool) -> dict[str, Any]:

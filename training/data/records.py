@@ -65,12 +65,12 @@ class Record:
             ValueError: what is no mask, or of another size.
         """
         mask = self._decoded(self.mask, "black")
-        if mask is None or picture is None or mask.shape[-2:] == picture.shape[-2:]:
-            return None if mask is None else mask[:1]
-        sizes = (f"{each.shape[-1]} x {each.shape[-2]}" for each in (mask, picture))
-        raise ValueError(
-            "records: the mask of {} is {}, its picture {} pixels; make them alike".format(self.id, *sizes)
-        )
+        if mask is None:
+            return None
+        if picture is not None and mask.shape[-2:] != picture.shape[-2:]:
+            own, its = (f"{each.shape[-1]} x {each.shape[-2]}" for each in (mask, picture))
+            raise ValueError(f"records: the mask of {self.id} is {own}, its picture {its} pixels; make them alike")
+        return mask[:1]
 
     def _decoded(self, data: Data | None, under: str = "white") -> Tensor | None:
         try:
