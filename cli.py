@@ -229,7 +229,7 @@ def _count():
     return watch
 
 
-PACKAGES = {"ray": "ray[data]", "PIL": "pillow", "segment_anything": "segment-anything"}
+PACKAGES = {"ray": "ray[data]", "PIL": "pillow", "segment_anything": "segment-anything", "yaml": "pyyaml"}
 COMMANDS = {
     ("demo",): demo,
     ("draw",): draw,
@@ -253,23 +253,27 @@ COMMANDS = {
 
 
 def usage() -> str:
+    from .training import config_file
+
     lines = [f"  likeness {' '.join(path):<21} {command.__doc__}" for path, command in COMMANDS.items()]
     return (
         "usage: likeness COMMAND [options]\n\n"
         + "\n".join(lines)
-        + "\n\nlikeness COMMAND --help lists a command's options"
+        + "\n\nlikeness COMMAND --help lists a command's options\n"
+        f"likeness COMMAND {config_file.OPTION} FILE reads options from a YAML file; those given beside it win"
     )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command; a mistake of the user's ends in one sentence, not in a traceback."""
+    from .training import config_file
     from .training.loop import Cancelled
 
     argv = list(sys.argv[1:] if argv is None else argv)
     for path, command in COMMANDS.items():
         if tuple(argv[: len(path)]) == path:
             try:
-                return command(argv[len(path) :])
+                return command(config_file.expanded(argv[len(path) :]))
             except KeyboardInterrupt:
                 raise SystemExit("stopped") from None
             except ModuleNotFoundError as e:

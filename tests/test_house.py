@@ -145,7 +145,7 @@ def test_packages_listed_are_the_packages_there():
 def test_requirements_are_the_packages_dependencies_without_pins():
     needed = (ROOT / "requirements.txt").read_text().split()
     block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M).group(1)
-    assert set(re.findall(r'"(.+?)"', block)) == {*needed, "tyro>=0.8"}
+    assert set(re.findall(r'"(.+?)"', block)) == {*needed, "pyyaml>=6", "tyro>=0.8"}
     assert "torch" in needed and all("==" not in line and "<" not in line for line in needed)
 
 
