@@ -4,7 +4,7 @@
 * blend: the same with other thresholds, shares and starts, by which the defaults were chosen.
 * views: the View Generator draws held-out subjects from one photo; who it is and from where, by the judges.
 * generate: ToffeeNet draws held-out subjects from one photo each, beside what the foundation model draws of their kind.
-* edit: ToffeeNet draws a subject inside a mask of a photo; outside, after compositing, the photo has to be left alone.
+* edit: ToffeeNet draws a subject inside a mask of a photo; outside, the photo has to be left alone.
 * segmented: what plain and segmented metrics say of the same subject elsewhere and of another one in its place.
 
 Strength, whole against segmented photos, and other methods are in `python benchmarks/evidence`, other trainings of
@@ -25,9 +25,10 @@ import torch
 from grid import RESULTS, Case, asked_of, cases, model
 from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import MODEL, judges, sheet, world
+from likeness.core.demo.captions import PLACES
 from likeness.core.demo.judges import Panel
 from likeness.core.denoiser import guided
-from likeness.core.diffusion import sample
+from likeness.core.diffusion import Predict, Schedule, sample
 from likeness.core.metrics.similarity import average, masked, paired_bootstrap
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
@@ -43,7 +44,7 @@ SIZE, STEPS, GUIDANCE = 128, 25, 3.0
 BLENDS = ((0.5, 0.5, 0.6), (0.3, 0.9, 0.6), (0.1, 1.0, 0.6), (0.3, 0.9, 0.8), (0.1, 1.0, 0.8))
 PARTS = ("refine", "blend", "views", "generate", "edit", "segmented")
 DEPTH = MODEL.parent / "controlnet" / "depth.safetensors"
-REACH = 8  # pixels that the autoencoder mixes over a mask's edge
+REACH = 16  # pixels over a mask's edge that the autoencoder mixes; its norms and middle attention see all of a picture
 
 
 def interval(values: dict[str, Tensor]) -> list[float]:
@@ -165,7 +166,8 @@ def drawn(
     """Pictures (B, 3, S, S) of the subject of a photo (1, 3, S, S).
 
     Args:
-        inside: picture (1, 3, S, S) and mask (1, 1, S, S) that are edited; everything is drawn without.
+        inside: picture (1, 3, S, S) and mask (1, 1, S, S) that are edited, the rest stays the picture's at each step,
+            as by ComfyUI's noise mask; everything is drawn without.
         network: a ControlNet.
         depth: what it sees, (1, S, S); a constant without.
     """
@@ -179,9 +181,16 @@ def drawn(
         for texts in ([loaded.text(p) for p in prompts], [loaded.text("") for _ in prompts])
     )
     z = torch.stack([noise(key, (4, SIZE // 8, SIZE // 8)) for key in keys])
-    schedule = loaded.denoiser.schedule
-    latents = sample(schedule, guided(denoiser, text, null, GUIDANCE, hooks), z, schedule.timesteps(STEPS))
-    return loaded.decode(latents).clamp(0, 1)
+    schedule, predict = loaded.denoiser.schedule, guided(denoiser, text, null, GUIDANCE, hooks)
+    if inside is not None:
+        predict = composited(predict, schedule, loaded.encode(picture), mask)
+    return loaded.decode(sample(schedule, predict, z, schedule.timesteps(STEPS))).clamp(0, 1)
+
+
+def composited(predict: Predict, schedule: Schedule, kept: Tensor, mask: Tensor) -> Predict:
+    """A prediction whose picture outside of a mask (1, 1, S, S) is that of latents (1, 4, S/8, S/8)."""
+    where = F.adaptive_max_pool2d(mask, kept.shape[-2:]) > 0
+    return lambda z, t: torch.where(where, predict(z, t), schedule.output(kept, z, t))
 
 
 def generate(folder: Path | None, subjects: Sequence[Case], network: Any, picture: Path | None) -> dict[str, Any]:
@@ -204,31 +213,41 @@ def generate(folder: Path | None, subjects: Sequence[Case], network: Any, pictur
 
 
 def edit(folder: Path | None, count: int, network: Any, picture: Path | None) -> dict[str, Any]:
-    """What a subject's replacement inside a mask leaves of the rest, against the autoencoder's own error there."""
-    loaded, found, rows = model()[0], {}, []
-    for i, subject in enumerate(world.held_out_subjects(count)):
-        photo, scene = (
-            world.photos(s, 1, seed=i, style="photo")[0] for s in (subject, world.held_out_subjects(count)[i - 1])
-        )
-        mask = F.max_pool2d(scene.mask[None], 9, 1, 4)
-        place = f"a photo of a {subject.word}"
-        inside = (scene.image[None], mask)
-        file, key = file_of(folder, "toffeenet"), f"edit {i}"
-        made = drawn(file, photo.image[None], [place], [key], inside=inside, network=network)
-        blended = pasted(scene.image[None], mask, made)
-        outside = 1 - F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
-        with torch.no_grad():
-            back = loaded.decode(loaded.encode(scene.image[None]))
-        for name, image in (("drawn", made), ("composited", blended), ("autoencoder", back)):
-            found.setdefault(f"PSNR outside, {name}", []).append(psnr(image, scene.image[None], outside))
-        tokens = [dino().images(masked(x, mask)) for x in (made, photo.image[None], scene.image[None])]
-        found.setdefault("nearer to the subject than the old one is", []).append(
-            float(tokens[0] @ tokens[1].T) > float(tokens[2] @ tokens[1].T)
-        )
-        rows.append((place, torch.cat([photo.image[None], scene.image[None], made, blended])))
+    """What a subject's replacement inside a mask leaves of the rest, against the autoencoder's own error there.
+
+    In the photo is another subject of the kind, or of another kind. The autoencoder reaches over the mask's edge, so
+    `REACH` pixels beyond it are not counted.
+    """
+    subjects, found, rows = world.held_out_subjects(count), {}, []
+    for i, subject in enumerate(subjects):
+        alike = next(s for s in world.held_out_subjects(2, subject.word) if s != subject)
+        for kind, old in (("its kind", alike), ("another kind", subjects[i - 1])):
+            made, own = _edited(folder, subject, old, i, network)
+            for name, value in own.items():
+                found.setdefault(f"in the place of {kind}: {name}", []).append(value)
+            rows.append((f"{subject.word} for {old.word}: photo, before, after", made))
     if picture is not None:
-        sheet.contact_sheet(rows[:8], picture)
+        sheet.contact_sheet(rows[:16], picture)
     return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+
+
+def _edited(
+    folder: Path | None, subject: world.Subject, old: world.Subject, seed: int, network: Any
+) -> tuple[Tensor, dict[str, float]]:
+    """Photo of a subject, of the old one, and the subject in the latter; and the numbers."""
+    photo, scene = (world.photos(s, 1, seed=seed, style="photo", view="front")[0] for s in (subject, old))
+    before, mask = scene.image[None], F.max_pool2d(scene.mask[None], 13, 1, 6)  # as the workflow grows it
+    asked = f"a photo of a {subject.word} {PLACES[scene.scene.background]}"
+    file = file_of(folder, "toffeenet")
+    made = drawn(file, photo.image[None], [asked], [f"edit {seed}"], inside=(before, mask), network=network)
+    with torch.no_grad():
+        back = model()[0].decode(model()[0].encode(before))
+    outside = 1 - F.max_pool2d(mask, 2 * REACH + 1, 1, REACH)
+    found = {f"PSNR outside, {name}": psnr(x, before, outside) for name, x in (("drawn", made), ("autoencoder", back))}
+    shown = ((photo.image[None], photo.mask[None]), (made, mask), (before, mask))
+    own, new, gone = (dino().images(masked(*each)) for each in shown)
+    found["nearer to the subject than the old one is"] = float(bool(new @ own.T > gone @ own.T))
+    return torch.cat([photo.image[None], before, pasted(before, mask, made)]), found
 
 
 def psnr(image: Tensor, wanted: Tensor, where: Tensor) -> float:
