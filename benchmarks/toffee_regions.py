@@ -49,7 +49,7 @@ def errors(network: Path, tokens: Tensor, targets: list[world.Picture], timestep
 @torch.no_grad()
 def main(
     networks: tuple[Path, ...] = (shipped("toffeenet"),),
-    each: int = 6,
+    each: int = 4,
     timesteps: tuple[int, ...] = (900, 700, 500, 300),
 ) -> None:
     """Measure some networks.

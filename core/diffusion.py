@@ -17,6 +17,7 @@ from torch import Tensor
 PREDICTIONS = ("epsilon", "v_prediction")
 Predict = Callable[[Tensor, int], Tensor]
 Watch = Callable[[int, int, Tensor], None]
+Shown = Callable[[int, Tensor], None]  # a step's index, and the clean latents it means, for previews
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import comfy.samplers
 import comfy.utils
+import latent_preview
 import torch
 from torch import Tensor
 
@@ -93,7 +94,8 @@ def replace_subject(
         subject.check(tuple(sites(unet_of(model))))
         target, hooks = hifi_model.encode(clip, prompt, subject, target), SubjectText(subject).hooks
     target = mark_words(target, find_words(clip, prompt, [new_word]))
-    mapper, watch, kept = hifi_model.align(clip, caption, prompt), _watch(len(path.timesteps)), [0]
+    mapper, kept = hifi_model.align(clip, caption, prompt), [0]
+    preview = latent_preview.prepare_callback(model, len(path.timesteps))
 
     def work(native: denoiser.ComfyDenoiser, z: Tensor, prompts: dict[str, denoiser.Prompt]) -> Tensor:
         named = prompts["source"], prompts["target"], prompts["negative"]
@@ -106,7 +108,7 @@ def replace_subject(
             new_word,
             hooks=hooks,
             renormalise=renormalise,
-            watch=watch,
+            shown=lambda i, clean: preview(i, clean, clean, len(path.timesteps)),
             told=kept.append,
         )
 
@@ -163,15 +165,15 @@ class ReferenceSampler(comfy.samplers.Sampler):
         )
         start = x / (1 + sigmas[0] ** 2).sqrt()
 
-        def watch(i: int, t: int, z: Tensor) -> None:
+        def shown(i: int, clean: Tensor) -> None:
             if callback is not None:
-                callback(i, z, z, len(timesteps))
+                callback(i, clean, clean, len(timesteps))
 
         def work(native: denoiser.ComfyDenoiser, z: Tensor, prompts: dict[str, denoiser.Prompt]) -> Tensor:
             mask = at_latent_size(autograd.plain(self.mask), start.shape[-2:]).to(z.device)
             both, here = (prompts["positive"], prompts["negative"]), _moved(self.path, z.device)
             args = (native, *both, autograd.plain(start).to(z.device), timesteps, here, mask, model_wrap.cfg)
-            return reference_guided(*args, self.guidance, watch=watch)
+            return reference_guided(*args, self.guidance, shown=shown)
 
         prompts = {name: [[e.get("cross_attn"), e] for e in conds[name]] for name in ("positive", "negative")}
         gradients = bool(self.guidance.steps) and not self.guidance.fast

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..denoiser import Conditioning, Denoiser, Hooks
-from ..diffusion import Watch
+from ..diffusion import Shown, Watch
 from .inversion import Step, Trajectory, refuse_unguided
 
 
@@ -91,6 +91,7 @@ def reference_guided(
     *,
     hooks: Hooks | None = None,
     watch: Watch | None = None,
+    shown: Shown | None = None,
 ) -> Tensor:
     """Algorithm 2: a second pass from the same noise, whose subject follows the reference's trajectory.
 
@@ -105,6 +106,7 @@ def reference_guided(
         mask: the aligned reference's subject at latent size, (1 or B, 1, h, w) of 0 and 1; see `at_latent_size`.
         weight: of the classifier-free guidance.
         hooks: the subject's, for example.
+        shown: called before `watch` with what the step means before it is led.
 
     Returns:
         Latents after the last step.
@@ -129,6 +131,8 @@ def reference_guided(
             phi = negative.tokens.float().expand(len(z), -1, -1)
         uncond, cond = denoiser(z, t, negative.unconditional(), positive, hooks=hooks)
         step = Step(denoiser, negative, z, cond, weight, t, s, hooks)
+        if shown:
+            shown(i, step.clean(uncond))
         z = step.after(uncond)
         if last <= number <= first:
             z, phi = _led(step, z, phi, path.at(i + 1), inside, guidance, worst)

@@ -156,6 +156,10 @@ class Step:
         """Latents at time s, from the unconditional prediction."""
         return self.denoiser.schedule.step(guide(self.cond, uncond, self.weight), self.z, self.t, self.s)
 
+    def clean(self, uncond: Tensor) -> Tensor:
+        """The clean latents that the guided prediction means."""
+        return self.denoiser.schedule.x0(guide(self.cond, uncond, self.weight), self.z, self.t)
+
     def _forward(self, phi: Tensor) -> Tensor:
         null = self.negative.with_tokens(phi).unconditional()
         return self.after(self.denoiser(self.z, self.t, null, hooks=self.hooks)[0])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention import Layer, Rows, Site
 from ..denoiser import Conditioning, Denoiser, Hooks
-from ..diffusion import Watch, guide
+from ..diffusion import Shown, Watch, guide
 from .inversion import Trajectory
 
 
@@ -86,6 +86,7 @@ def replace_subject(
     hooks: Hooks | None = None,
     renormalise: bool = False,
     watch: Watch | None = None,
+    shown: Shown | None = None,
     told: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Algorithm 3, from a trajectory with null texts (`inversion.null_text`).
@@ -101,6 +102,7 @@ def replace_subject(
         mapper: `prompts.align(source prompt, target prompt)`.
         word: the new subject's word, w_g.
         hooks: the subject's; its tokens too keep their own maps.
+        shown: called before `watch` with what the step means.
         told: called at each step with the bytes of the maps that are kept.
 
     Returns:
@@ -123,7 +125,10 @@ def replace_subject(
         led = replace(hooks, attention=Replay(maps.kept, mapper, words, renormalise), words=words)
         null = negative.with_tokens(path.nulls[i]).unconditional()
         uncond, cond = denoiser(z, t, null, target, hooks=led)
-        z = denoiser.schedule.step(guide(cond, uncond, path.weight), z, t, s)
+        answer = guide(cond, uncond, path.weight)
+        if shown:
+            shown(i, denoiser.schedule.x0(answer, z, t))
+        z = denoiser.schedule.step(answer, z, t, s)
         if watch:
             watch(i, t, z)
     return z

@@ -26,6 +26,10 @@ def test_guidance_by_a_reference(seen, how):
     assert seen[how] < 5e-3
 
 
+def test_previews_come_closer_to_the_picture(seen):
+    assert len(seen["shown"]) == 10 and seen["shown"][-1] < 1e-5 < 5 * seen["shown"][-2] < seen["shown"][0]
+
+
 def test_it_changes_the_picture_shows_progress_and_can_be_queued_twice(seen):
     assert seen["changes"] > 0.1 and seen["progress"] == 10 and seen["twice"]
 

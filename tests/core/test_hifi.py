@@ -171,6 +171,22 @@ def test_steps_before_the_first_guided_one_are_the_plain_run(denoiser, timesteps
     assert [torch.equal(a, b) for a, b in zip(plain, led)] == [True] * 4 + [False] * 6
 
 
+def test_previews_are_the_clean_latents_of_each_step(denoiser, timesteps, scene):
+    positive, negative, z, path, mask = scene
+    drawn, shown = [z], []
+    led = leading.Guidance(start=30, steps=1)
+    args = (denoiser, positive, negative, z, timesteps, path, mask, 5.0, led)
+    leading.reference_guided(*args, watch=lambda i, t, z: drawn.append(z), shown=lambda i, x0: shown.append((i, x0)))
+    assert [i for i, _ in shown] == list(range(10))
+    for i in range(4):  # two points of a DDIM step lie on one line from clean to noise
+        (a, b), (c, d) = (
+            (float(alpha.sqrt()), float((1 - alpha).sqrt()))
+            for alpha in (denoiser.schedule.alpha(timesteps[i]), denoiser.schedule.alpha(timesteps[i + 1]))
+        )
+        clean = (d * drawn[i].double() - b * drawn[i + 1].double()) / (a * d - c * b)
+        torch.testing.assert_close(shown[i][1].double(), clean, rtol=1e-3, atol=1e-3)
+
+
 def test_without_steps_there_is_the_one_substitution(denoiser, timesteps, scene):
     positive, negative, z, path, mask = scene
     none = leading.Guidance(steps=0)

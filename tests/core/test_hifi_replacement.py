@@ -53,9 +53,11 @@ def test_algorithm_3_with_another_word_and_a_subject(denoiser):
     mapper = torch.eye(77)[[0, 1, 2, 2, *range(3, 76)]]
     target = replace(text(3), words={"big dog": where(2, 3), s.mark: last()})
     path = null_text(denoiser, source, null, invert(denoiser, source, latents(0), timesteps), 5.0, steps=2)
+    shown, cleans = [], []
     ours = replacement.replace_subject(
-        denoiser, source, target, null, path, mapper, "big dog", hooks=SubjectText(s).hooks
-    )
+        denoiser, source, target, null, path, mapper, "big dog", hooks=SubjectText(s).hooks,
+        shown=lambda i, clean: shown.append(clean),
+    )  # fmt: skip
     z, hooks = path.noise, SubjectText(s).hooks
     with torch.no_grad():
         for i, (t, after) in enumerate(zip(timesteps, [*timesteps[1:], -1])):
@@ -64,8 +66,10 @@ def test_algorithm_3_with_another_word_and_a_subject(denoiser):
             assert maps.bytes == 4 * sum(m.numel() for m in maps.kept.values())
             written = replace(hooks, attention=WrittenOut(maps.kept, mapper, {2, 3, 72, 73, 74, 75, 76}))
             eps = guided(denoiser, target, null.with_tokens(path.nulls[i]), 5.0, written)(z, t)
+            cleans.append(denoiser.schedule.x0(eps, z, t))
             z = denoiser.schedule.step(eps, z, t, after)
     torch.testing.assert_close(ours, z, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.stack(shown), torch.stack(cleans), rtol=1e-3, atol=1e-3)
 
 
 def test_the_same_subject_gives_the_photo_back(denoiser):

@@ -169,7 +169,11 @@ def main(pack):
     guider = comfy.samplers.CFGGuider(hifi_model.apply(model, strong))
     guider.set_conds(hifi_model.encode(clip, PROMPT, strong), conditioning(clip, ""))
     guider.set_cfg(5.0)
-    native = guider.sample(x, torch.zeros_like(x), sampler, sigmas, disable_pbar=True)
+    shown = []
+    native = guider.sample(
+        x, torch.zeros_like(x), sampler, sigmas, callback=lambda i, x0, x, n: shown.append(x0), disable_pbar=True
+    )
+    result["shown"] = [float((x0.cpu() - model.model.process_latent_in(native)).square().mean().sqrt()) for x0 in shown]
     carried = subjects.carry(base.text(PROMPT), PROMPT, base.text.tokenize, strong)
     with torch.inference_mode(False):
         expected = guidance.reference_guided(
