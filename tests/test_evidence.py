@@ -231,7 +231,8 @@ def test_networks_are_picked_up_where_they_are(bench, case, plain, networks, tmp
     assert (draw(bench, case, networks["RetriNet, cached"].build) - plain).abs().max() < 1e-4
     toffee = draw(replace(bench, guidance=ours.TOFFEE_GUIDANCE), case, learned.foundation)
     assert (draw(bench, case, networks["Toffee"].build) - toffee).abs().max() < 1e-4
-    assert (draw(bench, case, networks["Toffee with Refiner"].build) - toffee).abs().max() > 1e-3
+    for name, before in (("Toffee with Refiner", toffee), ("foundation with Refiner", plain)):
+        assert (draw(bench, case, networks[name].build) - before).abs().max() > 1e-3
 
 
 def test_a_depth_controlnet_is_used_where_there_is_one(bench, tmp_path):

@@ -33,7 +33,7 @@ DB, DB_LED = "DreamBooth", "HiFi: DreamBooth with guidance"
 EDITORS = tuple(f"InstructPix2Pix {scale}" for scale in (1.2, 1.5, 1.8))
 PRODUCT = "swd clip_i x clip_t"
 SWDS = ("swd vqa x clip_i", "swd vqa x clip_t", PRODUCT)
-REFINED = "Toffee with Refiner"
+REFINED = "foundation with Refiner"
 FISHER = "Fisher divergence"
 RIVALS = ("DreamBooth-LoRA", "Custom Diffusion", "Textual Inversion")
 KINDS, SCALES = ("controlnet", "ip-adapter", "retrinet"), ("", ", 0.25", ", 0.5", ", 0.75")
@@ -171,7 +171,7 @@ CLAIMS = (
           "ToffeeNet trains nothing for a subject, so that its 0 s are no measurement; what a subject costs in making "
           "its training pairs is compared where python benchmarks/pairs.py has measured it"),
     Claim(24, T, "its Refiner adds detail and keeps the text", "Figures 4, 5",
-          together(above((REFINED, "Toffee", "seg_dino")), kept((REFINED, "Toffee", "clip_t")))),
+          together(above((REFINED, "foundation", "seg_dino")), kept((REFINED, "foundation", "clip_t")))),
     Claim(25, T, "without training on a subject it is more like it than Textual Inversion, DreamBooth and Custom "
           "Diffusion", "Table 1",
           above(*(("Toffee", other, "dino") for other in ("Textual Inversion", DB, "Custom Diffusion")))),

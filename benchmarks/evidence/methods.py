@@ -202,7 +202,9 @@ def _toffee(bench: Bench) -> list[Entry]:
         reason = lambda bench: whole.missing(bench) or missing(bench)  # noqa: E731
         return Entry(f"Toffee{name}", "ours", partial(ours.toffee, **how), f"{whole.settings} {what}", reason)
 
+    drawn = Entry("foundation with Refiner", "ours", ours.refined_foundation, other, refiner)
     return [
+        drawn,
         whole,
         also(", s 0.5", "0.5", lambda bench: "", strength=0.5),
         also(", segmented photo", "alone", ours.needs_masks, alone=True),

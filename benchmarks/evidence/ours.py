@@ -39,7 +39,7 @@ from likeness.training.data.pairs.draw import Settings
 from torch import Tensor
 
 from .bench import Bench
-from .learned import Customised, Recipe, Tuning, peak, plain
+from .learned import Customised, Recipe, Tuning, foundation, peak, plain
 
 # --- Infusion --------------------------------------------------------------------------------------------------------
 
@@ -246,6 +246,11 @@ def depth_of(bench: Bench) -> Any:
     """The depth ControlNet that ToffeeNet draws under, shown a constant depth (view change); or None."""
     found = depth_file(bench)
     return None if found is None else controlnet.load(found, bench.model.denoiser.unet)
+
+
+def refined_foundation(bench: Bench, case: Case) -> Customised:
+    """What the Refiner is for: the untouched model's pictures of the subject's kind, refined (Toffee, Figure 3)."""
+    return refine(bench, case, foundation(bench, case))
 
 
 def refine(bench: Bench, case: Case, known: Customised) -> Customised:
