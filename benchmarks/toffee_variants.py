@@ -1,9 +1,9 @@
 """ToffeeNets trained in other ways: `python benchmarks/toffee_variants.py`, written to results/toffee-variants.json.
 
-Other pairs (editing, generation, both; Toffee, Table 2) and reconstruction probabilities (Table 3), each measured on
-held-out subjects with a constant depth and with the photo's. Each is trained from nothing on as many pictures, with the
-subject weighed as for the one that comes with the pack. What is trained is kept in runs/toffee, so that a stopped run
-goes on.
+Other pairs (editing, generation, both; Toffee, Table 2), reconstruction probabilities (Table 3), and subjects shown
+alone, in training and after it, instead of whole photos (section 3.3), each measured on held-out subjects with a
+constant depth and with the photo's. Each is trained from nothing on as many pictures, with the subject weighed as for
+the one that comes with the pack. What is trained is kept in runs/toffee, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from grid import RESULTS, Case, asked_of, cases, model, told
 from likeness.core import files
 from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import world
-from likeness.training import dino_adapter, loop, toffeenet
+from likeness.core.metrics.similarity import masked
+from likeness.training import adapter_command, dino_adapter, loop, toffeenet
+from likeness.training.data import examples
 from safetensors.torch import load_file
 from toffee_quality import DEPTH, attributes, drawn, interval, panel
 from torch import Tensor
@@ -34,7 +36,9 @@ LEARN = dino_adapter.Learn(what="low-rank", rank=8, snr=True, batch=16, figure_w
 VARIANTS = {
     **{pairs: {"pairs": pairs} for pairs in ("both", "generation", "editing")},
     **{f"reconstruction {p}": {"reconstruct": p} for p in (0.25, 0.5)},
+    "segmented": {},
 }
+SEGMENTED = "segmented"
 
 
 @cache
@@ -55,13 +59,14 @@ def trained(name: str, steps: int) -> Path:
             out=file, pictures=PICTURES, pairs=pairs, controlnet=str(DEPTH), learn=learn, threads=1
         )
         watch = told(name)
-        toffeenet.train(config, lambda stage, progress: watch(progress))
+        loads = examples.rendered_pairs(PICTURES, pairs, learn.loop.seed, alone=name == SEGMENTED)
+        adapter_command.run("toffeenet", config, loads, lambda stage, progress: watch(progress), config.controlnet)
     return file
 
 
-def measured(file: Path, subjects: Sequence[Case], network: Any, as_shown: bool) -> dict[str, Any]:
+def measured(file: Path, subjects: Sequence[Case], network: Any, as_shown: bool, alone: bool) -> dict[str, Any]:
     """A variant's numbers for each subject, in the shape of `training.comparison`, with their intervals."""
-    own = {case.name: _scores(file, case, network, as_shown) for case in subjects}
+    own = {case.name: _scores(file, case, network, as_shown, alone) for case in subjects}
     return {
         "means": {m: interval({case: v[m] for case, v in own.items()}) for m in next(iter(own.values()))},
         "subjects": {
@@ -70,14 +75,16 @@ def measured(file: Path, subjects: Sequence[Case], network: Any, as_shown: bool)
     }
 
 
-def _scores(file: Path, case: Case, network: Any, as_shown: bool) -> dict[str, Tensor]:
+def _scores(file: Path, case: Case, network: Any, as_shown: bool, alone: bool) -> dict[str, Tensor]:
     """Metric -> values by prompt of a ToffeeNet's pictures of a subject, from one photo of it, seen from the front.
 
     Args:
         network: a ControlNet.
         as_shown: it sees the photo's depth instead of a constant.
+        alone: the subject of the photo is shown alone.
     """
-    asked, photo, depth = asked_of(case), case.images[:1], None
+    asked, depth = asked_of(case), None
+    photo = masked(case.images[:1], case.masks[:1]) if alone else case.images[:1]
     if as_shown:
         depth = world.photos(_subject(case), 1, style="photo", view="front", accessory=None)[0].depth
     keys = [f"{case.name} {i}" for i in range(len(asked))]
@@ -111,7 +118,7 @@ def main(
     for name in variants:
         file = trained(name, steps)
         for view in (CONSTANT, AS_SHOWN):
-            found = measured(file, some, network, view == AS_SHOWN)
+            found = measured(file, some, network, view == AS_SHOWN, name == SEGMENTED)
             about = {"steps": steps, "base": model()[1], "learn": learned_by()}
             known["methods"][f"{name}, {view}"] = {**about, **found}
             print(f"{name}, {view}: {json.dumps(found['means'])}", flush=True)

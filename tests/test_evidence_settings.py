@@ -155,7 +155,7 @@ def test_variants_have_the_metrics_that_claims_ask_for(bench, monkeypatch):
         return photo.expand(len(prompts), -1, -1, -1)
 
     monkeypatch.setattr(toffee_variants, "drawn", drawn)
-    found = toffee_variants._scores(Path(), bench.cases[0], None, False)
+    found = toffee_variants._scores(Path(), bench.cases[0], None, False, False)
     assert {"seg_dino", "clip_t", toffee_variants.AS_SEEN} <= set(found) and "dino" not in found
 
 

@@ -194,5 +194,7 @@ CLAIMS = (
     Claim(31, T, "a depth map keeps the structure, a constant one lets the view change", "Figure 9",
           variants(above((f"both, {AS_SHOWN}", f"both, {TURNED}", "photo's view")))),
     Claim(32, T, "does as well from the segmented photo as from the whole one", "section 3.3",
-          kept(("Toffee, segmented photo", "Toffee", "dino"), ("Toffee, segmented photo", "Toffee", "clip_t"))),
+          variants(kept((f"segmented, {TURNED}", f"both, {TURNED}", "seg_dino"),
+                        (f"segmented, {TURNED}", f"both, {TURNED}", "clip_t"))),
+          "each network is shown what it learned from; the row with a segmented photo learned from whole ones"),
 )  # fmt: skip

@@ -77,6 +77,14 @@ def test_generation_pairs_are_of_one_subject():
         examples.rendered_pairs(3, "all")
 
 
+def test_subjects_may_be_shown_alone():
+    for whole, alone in zip(examples.rendered_pairs(6), examples.rendered_pairs(6, alone=True)):
+        a, b = whole(), alone()
+        assert torch.equal(a.target, b.target) and a.prompt == b.prompt
+        same = (a.subject == b.subject).all(0)
+        assert bool((b.subject[:, [0, -1]] == 1).all()) and 0.02 < float(same.float().mean()) < 0.7
+
+
 def test_views_keep_the_place():
     assert all(load().prompt.startswith("a photo of a ") for load in examples.rendered_views(2, told=True))
     for load in examples.rendered_views(4):

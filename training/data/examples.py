@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...core.demo import world
 from ...core.demo.captions import PLACES, article
+from ...core.metrics.similarity import masked
 from . import photos, records
 from .pairs import table
 from .records import Record
@@ -161,12 +162,15 @@ def rendered_views(count: int, seed: int = 0, size: int = 128, told: bool = Fals
 
 
 def rendered_pairs(
-    count: int, pairs: str = "both", seed: int = 0, held_out: bool = False, size: int = 128
+    count: int, pairs: str = "both", seed: int = 0, held_out: bool = False, size: int = 128, alone: bool = False
 ) -> list[Load]:
     """Generation and editing pairs by turns, or one kind of them.
 
     Generation: the subject as a photo, and the same anywhere in any style. Editing: a picture, and the same with
     another place, something added, or another colour, different only within the mask.
+
+    Args:
+        alone: whether DINO sees the subject on white (Toffee, section 3.3).
 
     Raises:
         ValueError: an unknown kind of pairs.
@@ -178,7 +182,7 @@ def rendered_pairs(
         rng = random.Random(f"pair {seed} {i}")
         subject = held[i] if held else world.random_subject(rng)
         edits = pairs == "editing" or (pairs == "both" and i % 3 == 2)  # a third, as in Toffee-5M
-        return (_edited if edits else _generated)(subject, rng, size)
+        return (_edited if edits else _generated)(subject, rng, size, alone)
 
     return [lambda i=i: draw(i) for i in range(count)]
 
@@ -192,13 +196,13 @@ def _scene(seed: int, i: int) -> tuple[world.Subject, world.Scene]:
     return world.sample_scene(1_000_000 * (seed + 60) + i)
 
 
-def _generated(subject: world.Subject, rng: random.Random, size: int) -> Example:
+def _generated(subject: world.Subject, rng: random.Random, size: int, alone: bool) -> Example:
     shown = world.draw(subject, world.random_scene(rng, style="photo", accessory=None), size=size)
     target = world.draw(subject, world.random_scene(rng), size=size)
-    return Example(shown.image, target.image, target.caption, None, target.depth, target.mask)
+    return Example(_seen(shown, alone), target.image, target.caption, None, target.depth, target.mask)
 
 
-def _edited(subject: world.Subject, rng: random.Random, size: int) -> Example:
+def _edited(subject: world.Subject, rng: random.Random, size: int, alone: bool) -> Example:
     scene = world.random_scene(rng, style="photo", accessory=None)
     before, kind, other = world.draw(subject, scene, size=size), rng.choice(EDITS), subject
     if kind == "background":
@@ -220,7 +224,12 @@ def _edited(subject: world.Subject, rng: random.Random, size: int) -> Example:
     if after.scene.accessory:
         prompt = after.caption
     target = before.image * (1 - mask) + after.image * mask
-    return Example(before.image, target, prompt, mask, after.depth, after.mask)
+    return Example(_seen(before, alone), target, prompt, mask, after.depth, after.mask)
+
+
+def _seen(picture: world.Picture, alone: bool) -> Tensor:
+    """What DINO sees: all of it, or the subject on white."""
+    return masked(picture.image[None], picture.mask[None])[0] if alone else picture.image
 
 
 def _wider(mask: Tensor, pixels: int) -> Tensor:
