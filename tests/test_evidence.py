@@ -310,7 +310,8 @@ def test_photos_are_as_their_subject_and_as_their_places(bench, case):
     """The subject's own photos instead of drawn pictures: everything that the judges read of them is known."""
     images = case.images[:2, None]
     found = measure.measured(bench, case, images)
-    assert found["agreement"].mean() > 0.8 and found["seg_dino"].mean() > 0.7 and found["dino"].shape == (2, 1)
+    assert min(found[name].mean() for name in ("agreement", "colour")) > 0.8
+    assert found["seg_dino"].mean() > 0.7 and found["dino"].shape == (2, 1)
     assert torch.allclose(found["swd clip_i x clip_t"], found["clip_i"] * found["clip_t"])
     beside = measure.beside(bench, case, images, images)
     assert float(beside["layout"].min()) == 1 and float(beside["surroundings"].min()) == 1

@@ -21,9 +21,9 @@ def measured(bench: Bench, case: Case, images: Tensor) -> dict[str, Tensor]:
 
     `clip_i`, `dino`, `clip_t`, `seg_clip_i`, `seg_dino` and `vqa` are `likeness evaluate pictures`'; "swd A x B" are
     the per-picture products whose mean is SWD (RetriBooru, Eq. 1); `variety` is how far CLIP sees a prompt's pictures
-    apart. On the demo world `agreement` is the share of a
-    subject's attributes that the attribute judge reads as in its photos, and `background`, `style` and `accessory` are
-    1 where it reads what was asked.
+    apart. On the demo world `agreement` is the share of a subject's attributes that the attribute judge reads as in its
+    photos, `colour` of those that are colours of its own, not of its marks, and `background`, `style` and `accessory`
+    are 1 where it reads what was asked.
 
     Args:
         images: (prompts, seeds, 3, H, W) in 0..1.
@@ -71,7 +71,8 @@ def read(bench: Bench, case: Case, images: Tensor, prompts: list[Prompt]) -> dic
     agreement = torch.tensor(
         [[answers[name].values[i] == usual[name] for name in names] for i in range(len(images))]
     ).float()
-    found = {"agreement": agreement.mean(1)}
+    colours = [i for i, name in enumerate(names) if "colour" in name]
+    found = {"agreement": agreement.mean(1), "colour": agreement[:, colours].mean(1)}
     for name in ("background", "style", "accessory"):
         right = [answers[name].values[i] == prompt.wanted.get(name) for i, prompt in enumerate(prompts)]
         found[name] = torch.tensor(right).float()
