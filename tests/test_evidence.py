@@ -547,7 +547,7 @@ def test_every_claim_that_has_a_check_is_judged_once_all_rows_are_measured(bench
     found["segmented"] = {f"s{i}": {"dino": 0.5, "seg_dino": 0.9} for i in range(3)}
     verdicts = {c["number"]: c["verdict"] for c in claims.judged(found)}
     still_open = [n for n, verdict in verdicts.items() if verdict == "not yet measured"]
-    assert still_open == [*range(14, 23), 27, 28, 31]
+    assert still_open == [*range(14, 23), 27, 28, 31, 32]
     assert verdicts[26] == verdicts[9] == "reproduced"
 
 
@@ -581,6 +581,14 @@ def test_claims_about_runs_of_another_benchmark(tmp_path, monkeypatch):
     variants = {"methods": {"both, photo's depth": seen, "both, constant depth": turned}}
     (tmp_path / "toffee-variants.json").write_text(json.dumps(variants))
     assert by_number[31].judged(comparison.blank())["verdict"] == claims.REPRODUCED
+    for apart, verdict in ((0.01, claims.REPRODUCED), (0.1, claims.NOT)):
+        rows = {"both, constant depth": 0.7, "segmented, constant depth": 0.7 - apart}
+        variants = {
+            name: {"subjects": {str(i): {"seg_dino": [v + 0.01 * i], "clip_t": [v]} for i in range(4)}}
+            for name, v in rows.items()
+        }
+        (tmp_path / "toffee-variants.json").write_text(json.dumps({"methods": variants}))
+        assert by_number[32].judged(comparison.blank())["verdict"] == verdict
 
 
 def test_claims_about_curves_and_other_results(tmp_path):
