@@ -7,8 +7,8 @@
 * edit: ToffeeNet draws a subject inside a mask of a photo; outside, the photo has to be left alone.
 * segmented: what plain and segmented metrics say of the same subject elsewhere and of another one in its place.
 
-Strength, whole against segmented photos, and other methods are in `python benchmarks/evidence`, other trainings of
-ToffeeNet in `toffee_variants.py`. Adapters are those that come with the pack, or `--folder`. Written to
+Strength and other methods are in `python benchmarks/evidence`, other trainings of ToffeeNet, with segmented photos too,
+in `toffee_variants.py`. Adapters are those that come with the pack, or `--folder`. Written to
 results/toffee-quality.json.
 """
 

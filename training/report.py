@@ -24,9 +24,8 @@ METRICS = {
     "dino": "DINO", "clip_i": "CLIP-I", "clip_t": "CLIP-T", "seg_dino": "Seg-DINO", "seg_clip_i": "Seg-CLIP-I",
     "vqa": "VQA", "agreement": "attributes agree", "colour": "colours agree", "background": "place right",
     "style": "style right", "accessory": "accessory right", "variety": "variety", "layout": "layout kept",
-    "surroundings": "surroundings kept",
-    "swd clip_i x clip_t": "SWD CLIP-I x CLIP-T", "swd vqa x clip_i": "SWD VQA x CLIP-I",
-    "swd vqa x clip_t": "SWD VQA x CLIP-T",
+    "surroundings": "surroundings kept", "swd clip_i x clip_t": "SWD CLIP-I x CLIP-T",
+    "swd vqa x clip_i": "SWD VQA x CLIP-I", "swd vqa x clip_t": "SWD VQA x CLIP-T",
 }  # fmt: skip
 COSTS = {
     "storage": ("storage", lambda v: _bytes(v)), "train_seconds": ("training, s", lambda v: f"{v:.0f}"),

@@ -175,7 +175,7 @@ CLAIMS = (
     Claim(25, T, "without training on a subject it is more like it than Textual Inversion, DreamBooth and Custom "
           "Diffusion", "Table 1",
           above(*(("Toffee", other, "dino") for other in ("Textual Inversion", DB, "Custom Diffusion"))),
-          "what the two others have and it lacks are the subject's colours and marks: see the colours that agree"),
+          "of the subject's colours the two others draw more as in the photos: see the colours that agree"),
     Claim(26, T, "segmented metrics see the subject alone, whatever the background", "Figure 12", segmented_less()),
     Claim(27, T, "changing the view loses likeness and gains prompt; generation pairs alone gain likeness and lose "
           "prompt; editing pairs alone are no more like the subject than generation pairs", "Table 2",

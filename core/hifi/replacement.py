@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention import Layer, Rows, Site
 from ..denoiser import Conditioning, Denoiser, Hooks
-from ..diffusion import Shown, Watch, guide
+from ..diffusion import Shown, guide
 from .inversion import Trajectory
 
 
@@ -85,7 +85,6 @@ def replace_subject(
     *,
     hooks: Hooks | None = None,
     renormalise: bool = False,
-    watch: Watch | None = None,
     shown: Shown | None = None,
     told: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -102,7 +101,7 @@ def replace_subject(
         mapper: `prompts.align(source prompt, target prompt)`.
         word: the new subject's word, w_g.
         hooks: the subject's; its tokens too keep their own maps.
-        shown: called before `watch` with what the step means.
+        shown: called at each step with what it means.
         told: called at each step with the bytes of the maps that are kept.
 
     Returns:
@@ -129,8 +128,6 @@ def replace_subject(
         if shown:
             shown(i, denoiser.schedule.x0(answer, z, t))
         z = denoiser.schedule.step(answer, z, t, s)
-        if watch:
-            watch(i, t, z)
     return z
 
 
