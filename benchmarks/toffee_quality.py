@@ -1,6 +1,7 @@
 """What Toffee's three models do on the demo world: `python benchmarks/toffee_quality.py`.
 
 * refine: the foundation model draws a held-out subject's kind, the Refiner gives it the subject's patches.
+* redraw: the same without any patch of the subject, so that the Refiner draws the picture again from its own tokens.
 * blend: the same with other thresholds, shares and starts, by which the defaults were chosen.
 * views: the View Generator draws held-out subjects from one photo; who it is and from where, by the judges.
 * generate: ToffeeNet draws held-out subjects from one photo each, beside what the foundation model draws of their kind.
@@ -42,7 +43,7 @@ from torch.nn import functional as F
 SIZE, STEPS, GUIDANCE = 128, 25, 3.0
 # threshold, share, start
 BLENDS = ((0.5, 0.5, 0.6), (0.3, 0.9, 0.6), (0.1, 1.0, 0.6), (0.3, 0.9, 0.8), (0.1, 1.0, 0.8))
-PARTS = ("refine", "blend", "views", "generate", "edit", "segmented")
+PARTS = ("refine", "redraw", "blend", "views", "generate", "edit", "segmented")
 DEPTH = MODEL.parent / "controlnet" / "depth.safetensors"
 REACH = 16  # pixels over a mask's edge that the autoencoder mixes; its norms and middle attention see all of a picture
 
@@ -286,7 +287,7 @@ def main(
     Args:
         parts: some of them.
         folder: of refiner, view-generator and toffeenet .safetensors; those that come with the pack by default.
-        subjects: held-out subjects of `refine` and `generate`.
+        subjects: held-out subjects of `refine`, `redraw` and `generate`.
         count: of `views`, `edit` and `segmented`.
         out: file to write.
         pictures: folder for contact sheets.
@@ -295,6 +296,7 @@ def main(
     network = load_controlnet(DEPTH, model()[0].denoiser.unet)
     work = {
         "refine": lambda: refine(folder, some, pictures and pictures / "refine.png"),
+        "redraw": lambda: refine(folder, some, share=0.0),
         "blend": lambda: blend(folder, some[:4]),
         "views": lambda: views(folder, count, pictures and pictures / "views.png"),
         "generate": lambda: generate(folder, some, network, pictures and pictures / "generate.png"),

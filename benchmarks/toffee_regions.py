@@ -16,6 +16,7 @@ import torch
 from grid import KINDS, model
 from likeness.core.controlnet import load as load_controlnet
 from likeness.core.demo import world
+from likeness.core.metrics.similarity import masked
 from likeness.core.toffee import adapter as adapters
 from likeness.core.toffee.adapter import Injection
 from likeness.core.toffee.drawing import prepared
@@ -51,6 +52,7 @@ def main(
     networks: tuple[Path, ...] = (shipped("toffeenet"),),
     each: int = 4,
     timesteps: tuple[int, ...] = (900, 700, 500, 300),
+    alone: bool = False,
 ) -> None:
     """Measure some networks.
 
@@ -58,6 +60,7 @@ def main(
         networks: ToffeeNet files.
         each: held-out subjects of each kind, at least two.
         timesteps: to denoise from.
+        alone: photos show the subject alone, on white.
     """
     photos, targets = pictures(each)
     inside = torch.stack([F.adaptive_avg_pool2d(p.mask, SIDE) for p in targets])
@@ -66,7 +69,8 @@ def main(
     for network in networks:
         print(f"{network.name}\n{'tokens of':<16}{'t':>5}{'subject':>10}{'around':>10}{'error':>10}")
         for name, own in (("another photo", photos), ("the picture", targets)):
-            tokens = dino().tokens(torch.stack([p.image for p in own]))
+            images, masks = (torch.stack(each) for each in zip(*[(p.image, p.mask) for p in own]))
+            tokens = dino().tokens(masked(images, masks) if alone else images)
             for timestep in timesteps:
                 right, wrong = (errors(network, shown, targets, timestep) for shown in (tokens, tokens[another]))
                 shares = [1 - float((right * w).sum() / (wrong * w).sum()) for w in (inside, outside)]
