@@ -162,6 +162,15 @@ def evaluate_report(argv: list[str]) -> None:
     print(f"wrote {report.write(tyro.cli(report.Config, args=argv, prog='likeness evaluate report'))}")
 
 
+def evaluate_summary(argv: list[str]) -> None:
+    """Print the main table of such a comparison as Markdown."""
+    import tyro
+
+    from .training import summary
+
+    print(summary.run(tyro.cli(summary.Config, args=argv, prog="likeness evaluate summary")))
+
+
 def evaluate_dreambench(argv: list[str]) -> None:
     """Draw DreamBench's subjects and prompts, and measure them as papers do."""
     import tyro
@@ -245,6 +254,7 @@ COMMANDS = {
     ("evaluate", "pictures"): evaluate_pictures,
     ("evaluate", "dreambench"): evaluate_dreambench,
     ("evaluate", "report"): evaluate_report,
+    ("evaluate", "summary"): evaluate_summary,
     ("train", "demo-model"): train_demo_model,
     ("train", "demo-lora"): train_demo_lora,
     ("train", "demo-controlnet"): train_demo_controlnet,

@@ -1,0 +1,73 @@
+"""A comparison's main numbers in short, for a README: `likeness evaluate summary`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core import files
+from . import charts, comparison, report
+from .comparison import told
+
+COLUMNS = ("seg_dino", "seg_clip_i", "clip_t", "colour")
+PAID = ("storage", "train_seconds", "seconds")
+PLOT = ("clip_t", "seg_dino")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Print a comparison's main table as Markdown.
+
+    Args:
+        results: JSON file that `python benchmarks/evidence` writes.
+        methods: rows to show, in this order; all that were measured by default.
+        plot: PNG of likeness against faith to the prompt to write.
+    """
+
+    results: Path = Path("benchmarks/results/evidence.json")
+    methods: tuple[str, ...] = ()
+    plot: Path | None = None
+
+
+def run(config: Config) -> str:
+    """The table; the plot is written where it is asked for.
+
+    Raises:
+        FileNotFoundError: no results.
+        ValueError: no such results, or a method that was not measured.
+    """
+    results = comparison.read(config.results)
+    there = report.measured(results)
+    if unknown := [name for name in config.methods if name not in there]:
+        raise ValueError(f"methods: {unknown[0]!r} was not measured; choose from {', '.join(there) or 'none'}")
+    names = config.methods or there
+    if config.plot is not None:
+        files.write_atomically(config.plot, plot(results, names))
+    return table(results, names)
+
+
+def table(results: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Rows of methods, metrics that any of them has, costs, as Markdown."""
+    metrics = [m for m in COLUMNS if any(comparison.mean(results, name, m) for name in names)]
+    heads = ["", *(report.METRICS[m] for m in metrics), *(report.COSTS[key][0] for key in PAID)]
+    rows = [heads, ["---"] * len(heads)]
+    for name in names:
+        costs = results["methods"][name].get("costs", {})
+        found = [told(comparison.mean(results, name, m)) for m in metrics]
+        rows.append([name, *found, *(report.told_cost(costs.get(key), report.COSTS[key][1]) for key in PAID)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plot(results: Mapping[str, Any], names: Sequence[str]) -> bytes:
+    """PNG: up is more like the subject, right is more like the prompt.
+
+    Raises:
+        ValueError: no method has both metrics.
+    """
+    from .data.photos import png
+
+    shown = {p.name: p for p in report.points(results, *PLOT)}
+    x, y = (report.METRICS[m] for m in PLOT)
+    return png(charts.scatter([shown[n] for n in names if n in shown], x, y).permute(2, 0, 1))
