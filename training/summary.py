@@ -23,16 +23,18 @@ class Config:
     Args:
         results: JSON file that `python benchmarks/evidence` writes.
         methods: rows to show, in this order; all that were measured by default.
+        out: file to write the table to, too.
         plot: PNG of likeness against faith to the prompt to write.
     """
 
     results: Path = Path("benchmarks/results/evidence.json")
     methods: tuple[str, ...] = ()
+    out: Path | None = None
     plot: Path | None = None
 
 
 def run(config: Config) -> str:
-    """The table; the plot is written where it is asked for.
+    """The table; files are written where they are asked for.
 
     Raises:
         FileNotFoundError: no results.
@@ -43,9 +45,12 @@ def run(config: Config) -> str:
     if unknown := [name for name in config.methods if name not in there]:
         raise ValueError(f"methods: {unknown[0]!r} was not measured; choose from {', '.join(there) or 'none'}")
     names = config.methods or there
+    text = table(results, names)
     if config.plot is not None:
         files.write_atomically(config.plot, plot(results, names))
-    return table(results, names)
+    if config.out is not None:
+        files.write_atomically(config.out, f"{text}\n".encode())
+    return text
 
 
 def table(results: Mapping[str, Any], names: Sequence[str]) -> str:

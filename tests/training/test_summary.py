@@ -53,4 +53,9 @@ def test_the_plot_shows_methods_with_both_metrics(results, tmp_path, capsys):
     main(["evaluate", "summary", "--results", str(results), "--methods", "A", "--plot", str(out)])
     assert torch.equal(decode(out.read_bytes()), whole) and whole.shape[0] == 3
     with pytest.raises(ValueError, match="points: give at least one"):
-        summary.run(summary.Config(results, ("B",), out))
+        summary.run(summary.Config(results, ("B",), plot=out))
+
+
+def test_the_table_is_written_too(results, tmp_path):
+    out = tmp_path / "table.md"
+    assert summary.run(summary.Config(results, out=out)) + "\n" == out.read_text()
