@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
@@ -282,11 +283,12 @@ def weighted(denoiser: DiffusersDenoiser, text: Text, z0: Tensor, generator: tor
 
 
 def fit(
-    parameters: dict[str, Tensor], loss: loop.Loss, settings: loop.Settings, path: Path, identity: str, watch
-) -> None:
+    parameters: dict[str, Tensor], loss: loop.Loss, settings: loop.Settings, path: Path, identity: str, watch,
+    accelerator: Any = None,
+) -> None:  # fmt: skip
     """Train, resumed where it stopped, and leave the averaged weights in the parameters."""
     kept = path.with_suffix(".checkpoint")
-    learned = loop.Trainer(parameters, loss, settings, kept, identity).run(watch)
+    learned = loop.Trainer(parameters, loss, settings, kept, identity, accelerator).run(watch)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(learned[name])
