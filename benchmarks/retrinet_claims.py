@@ -71,7 +71,7 @@ class Run:
         return replace(LEARN, **self.learn, loop=replace(LOOP, steps=steps * self.longer))
 
 
-PRECISION = "bf16"  # of the trainings; takes half the hours of float32
+PRECISION = "bf16"  # of the trainings; on a CPU faster than float32
 KINDS = {"retrinet": 1, "ip-adapter": 2, "controlnet": 2}  # how many times as many steps: only the first goes on
 LOCKED = {"not locked": "none", "decoder locked": "decoder", "both locked": "both"}
 DROPS = [(task, p) for task in ("composition", "reconstruction") for p in (0.25, 0.75)]
