@@ -201,7 +201,7 @@ CLAIMS = (
     Claim(32, T, "does as well from the segmented photo as from the whole one", "section 3.3",
           variants(kept((f"segmented, {TURNED}", f"both, {TURNED}", "seg_dino"),
                         (f"segmented, {TURNED}", f"both, {TURNED}", "clip_t"))),
-          "each network is shown what it learned from; seven of the eight subjects are about equal in the mean, "
-          "one is less like, and of 32 the segmented photo brings no less: python benchmarks/toffee_regions.py --alone; "
+          "each network is shown what it learned from; seven of the eight subjects are about equal in the mean, one "
+          "is less like, and of 32 the segmented photo brings no less: python benchmarks/toffee_regions.py --alone; "
           "the row with a segmented photo learned from whole ones"),
 )  # fmt: skip
