@@ -51,7 +51,7 @@ def regions(people: People, targets: list[int]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def main(network: Path = SHIPPED, people: int = 24, timesteps: tuple[int, ...] = (900, 700, 500, 300)) -> None:
+def main(network: Path = SHIPPED, people: int = 24, timesteps: tuple[int, ...] = (900, 700, 500, 300, 100, 20)) -> None:
     """Measure one network.
 
     Args:
