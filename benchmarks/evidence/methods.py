@@ -225,6 +225,8 @@ def _networks(bench: Bench, kind: str, name: str, build: Callable, others: bool 
         settings = f"{name} {_fingerprint(path)}"
         if kind == "toffeenet":
             settings += f" {_reads(bench, path)} {_fingerprint(ours.depth_file(bench))} {ours.TOFFEE_GUIDANCE}"
+        else:
+            settings += f" {ours.RETRINET_STRENGTH}"
         missing = partial(ours.needs, file, f"likeness train {kind}")
         rows.append(Entry(row, "ours", partial(build, name=file), settings, missing))
     return rows

@@ -191,11 +191,15 @@ def shown_to(bench: Bench, case: Case, word: str) -> References:
     return References(bench.model.encode(images), tokens, seen[:, 0], extra)
 
 
+RETRINET_STRENGTH = 0.75  # as much likeness on other people as 1, and cleaner figures
+
+
 def retrieval(bench: Bench, case: Case, time: str, name: str = "retrinet.safetensors") -> Customised:
     """RetriNet with whole figures as references, read at each timestep (paper) or once."""
     path, denoiser = weights_of(bench, name), bench.model.denoiser
     network = retrinet.load(path).to(denoiser.unet.device).eval().requires_grad_(False)
-    control = Retrieval(network, shown_to(bench, case, "figure"), len(denoiser.schedule), time=time)
+    shown, steps = shown_to(bench, case, "figure"), len(denoiser.schedule)
+    control = Retrieval(network, shown, steps, Reach(RETRINET_STRENGTH), time=time)
     costs = {"storage": float(path.stat().st_size), "train_seconds": 0.0}
     return plain(bench, denoiser, bench.text, control.hooks, costs=costs)
 

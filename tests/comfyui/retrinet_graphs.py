@@ -21,7 +21,7 @@ def readers():
 
 
 def apply(references, mode="each step"):
-    reach = {"strength": 1.0, "start_percent": 0.0, "end_percent": 1.0}
+    reach = {"strength": 0.75, "start_percent": 0.0, "end_percent": 1.0}
     links = {**readers(), "retrinet": ["4", 0], "references": references}
     return node("LikenessApplyRetriNet", **links, **reach, levels="all", mode=mode, own_levels="")
 
