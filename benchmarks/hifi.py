@@ -3,6 +3,8 @@
 * reconstruction: PSNR of unseen pictures after inversion and back, without and with null texts;
 * steps: how much closer the subject's region comes to the reference with more optimisation steps, and what the rest of
   the picture does;
+* windows: what guidance in the first, the middle (as the paper has it) or the last steps does to the rest of the
+  picture, to likeness, and to the prompt;
 * cost: network rows and seconds of guidance by a reference, against the loop as printed in the paper.
 """
 
@@ -18,14 +20,15 @@ from typing import Any
 
 import torch
 from likeness.core import checkpoint, files
-from likeness.core.demo import MODEL, world
+from likeness.core.demo import MODEL, judges, world
 from likeness.core.denoiser import guided
 from likeness.core.diffusion import guide, sample
 from likeness.core.hifi import guidance
 from likeness.core.hifi.guidance import Guidance
 from likeness.core.hifi.inversion import Trajectory, invert, masked_mean, null_text
-from likeness.core.metrics.similarity import paired_bootstrap
+from likeness.core.metrics.similarity import masked, paired_bootstrap
 from torch import Tensor
+from torch.nn import functional as F
 
 RESULTS = Path(__file__).resolve().parent / "results" / "hifi.json"
 UNSEEN = 30_000_000  # first seed of pictures that no training saw
@@ -142,15 +145,55 @@ def steps(model: checkpoint.Checkpoint, count: int) -> dict[str, Any]:
     }.items():
         z, error = led(model.denoiser, case, settings)
         base = error if base is None else base
-        change = paired_bootstrap({str(i): [float(e)] for i, e in enumerate(error - base)})
         found[name] = {
             "masked error": float(error.mean()),
-            "against J = 0": [change.mean, change.low, change.high],
+            "against J = 0": _paired(error - base),
             "rest, squared distance to the plain picture": float(
                 masked_mean((z - plain).square(), outside).mean() / masked_mean(plain.square(), outside).mean()
             ),
         }
     return found
+
+
+WINDOWS = {"first": (50, 20), "middle": (40, 10), "last": (30, 1)}  # of 50 steps, counted down
+
+
+def windows(model: checkpoint.Checkpoint, count: int) -> dict[str, Any]:
+    """Three spans of about as many guided steps, with paired differences to the paper's, the middle one."""
+    case = guided_cases(model, count)
+    asked = [f"a photo of a {kind} on the beach" for _, kind in kinds(count)]
+    photos, seen = model.decode(case["path"].at(STEPS)), case["mask"]
+    photos = masked(photos, F.interpolate(seen, photos.shape[-2:]))
+    with torch.no_grad():
+        predict = guided(model.denoiser, case["positive"], case["negative"], WEIGHT)
+        plain = sample(model.denoiser.schedule, predict, case["z"], case["timesteps"])
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, (start, end) in WINDOWS.items():
+        z, _ = led(model.denoiser, case, Guidance(start, end))
+        found[name] = {"rest, squared distance to the plain picture": masked_mean((z - plain).square(), 1 - seen)}
+        found[name] |= _judged(model.decode(z), photos, asked)
+        print(name, {key: round(float(value.mean()), 4) for key, value in found[name].items()}, flush=True)
+    return {
+        name: {key: {"mean": float(value.mean()), "against middle": _paired(value - found["middle"][key])}
+               for key, value in own.items()}
+        for name, own in found.items()
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _judged(images: Tensor, photos: Tensor, asked: Sequence[str]) -> dict[str, Tensor]:
+    """Likeness of the subjects that are found in pictures, and faith to the prompts, (B,)."""
+    dino, clip, subjects = judges.dino(), judges.clip(), judges.segments()(images)
+    alone = masked(images, subjects.clamp_min(1e-3))
+    return {
+        "Seg-DINO": F.cosine_similarity(dino.images(alone), dino.images(photos)),
+        "CLIP-T": F.cosine_similarity(clip.images(images), clip.texts(asked)),
+    }
+
+
+def _paired(change: Tensor) -> list[float]:
+    found = paired_bootstrap({str(i): [float(e)] for i, e in enumerate(change)})
+    return [found.mean, found.low, found.high]
 
 
 def naive(denoiser: Any, case: dict[str, Any], settings: Guidance) -> Tensor:
@@ -207,14 +250,14 @@ WAYS = {
     "early stop, 7 steps of twice the rate": Guidance(steps=7, lr=0.02, stop=0.3),
     "fast": Guidance(fast=0.2),
 }
-PARTS = {"reconstruction": reconstruction, "steps": steps, "cost": cost}
+PARTS = {"reconstruction": reconstruction, "steps": steps, "windows": windows, "cost": cost}
 
 
 def main(parts: tuple[str, ...] = tuple(PARTS), pictures: int = 20) -> None:
     """Measure, print, and keep the numbers.
 
     Args:
-        parts: which of reconstruction, steps, cost; the others' results stay in the file.
+        parts: which of reconstruction, steps, windows, cost; the others' results stay in the file.
         pictures: how many, of each.
     """
     model = checkpoint.load(MODEL)
