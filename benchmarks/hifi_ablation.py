@@ -17,13 +17,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from grid import CACHE, KINDS, RESULTS, Case, Draw, Method, cases, model, pictures, run, table
 from likeness.core import files
 from likeness.core.demo import judges, sheet
 from likeness.core.denoiser import Hooks, guided
-from likeness.core.diffusers import DiffusersDenoiser
+from likeness.core.diffusers import DiffusersDenoiser, Text
 from likeness.core.diffusion import sample
 from likeness.core.hifi import guidance, subject
 from likeness.core.hifi.align import align
@@ -207,19 +208,26 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure_attention(subjects: Sequence[Case], steps: int, seeds: int = 4) -> None:
-    """How evenly places look at a subject's step-wise rows: entropy as a share of the largest, by timestep."""
+    """How evenly places look at a subject's step-wise rows, and at the untouched model's own word for it: entropy as a
+    share of the largest, by timestep."""
     loaded, _ = model()
-    times, null, found = loaded.denoiser.schedule.timesteps(STEPS), loaded.text(""), {}
+    found: dict[str, dict[str, Any]] = {"rows": {}, "untouched word": {}}
     noise = torch.randn(seeds, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def looked_at(text: Text, mark: str, count: int, hooks: Hooks) -> dict[int, float]:
+        maps = SubjectMaps(mark, count)
+        predict = guided(loaded.denoiser, text, loaded.text(""), WEIGHT, replace(hooks, attention=maps))
+        with torch.no_grad():
+            sample(loaded.denoiser.schedule, predict, noise, loaded.denoiser.schedule.timesteps(STEPS))
+        return {t: round(evenness(looked), 4) for t, looked in sorted(maps.seen.items(), reverse=True)}
+
     for case in subjects:
         what, prompt = learned(case, TABLE["+ step-wise"], steps), f"a photo of a {case.word} on the beach"
-        maps = SubjectMaps(what.mark, what.count)
-        hooks = replace(SubjectText(what).hooks, attention=maps)
         text = carry(loaded.text(prompt), prompt, loaded.text.tokenize, what)
-        with torch.no_grad():
-            sample(loaded.denoiser.schedule, guided(loaded.denoiser, text, null, WEIGHT, hooks), noise, times)
-        found[case.name] = {t: round(evenness(looked), 4) for t, looked in sorted(maps.seen.items(), reverse=True)}
-        print(f"{case.name}: {found[case.name]}", flush=True)
+        found["rows"][case.name] = looked_at(text, what.mark, what.count, SubjectText(what).hooks)
+        word = loaded.text(prompt, [case.word])
+        found["untouched word"][case.name] = looked_at(word, case.word, 1, Hooks(words=(case.word,)))
+        print({name: own[case.name] for name, own in found.items()}, flush=True)
     path = files.write_atomically(RESULTS / "hifi-attention.json", (json.dumps(found, indent=1) + "\n").encode())
     print(f"wrote {path}")
 
