@@ -12,7 +12,7 @@ import torch
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # plain modules beside each other
 
-import retrinet_claims  # noqa: E402
+import retrinet_variants  # noqa: E402
 import toffee_variants  # noqa: E402
 from evidence import bar, claims, curves, measure, methods, ours, run, zero_shot  # noqa: E402
 from evidence import bench as benches  # noqa: E402
@@ -123,19 +123,19 @@ def test_cells_of_other_masks_are_others(bench):
 
 
 def test_trained_variants_are_kept_under_what_they_learn_from(monkeypatch, tmp_path):
-    modules = retrinet_claims, toffee_variants
+    modules = retrinet_variants, toffee_variants
 
     def known():
         for module in modules:
             module.learned_by.cache_clear()
         names = ("retrinet-b", "longer", "controlnet-b")
-        return [retrinet_claims.learned_by(name) for name in names], toffee_variants.learned_by()
+        return [retrinet_variants.learned_by(name) for name in names], toffee_variants.learned_by()
 
     def start(value):
         save_file({"a": torch.full((1,), value)}, tmp_path / "start.safetensors")
 
     start(1.0)
-    monkeypatch.setattr(retrinet_claims, "SHIPPED", tmp_path / "start.safetensors")
+    monkeypatch.setattr(retrinet_variants, "SHIPPED", tmp_path / "start.safetensors")
     monkeypatch.setattr(toffee_variants, "DEPTH", tmp_path / "start.safetensors")
     references, toffee = known()
     assert references[0] == references[1] != references[2]  # the last goes on from nothing
