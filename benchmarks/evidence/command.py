@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from likeness.core import checkpoint
+from likeness.core.demo import sheet
 from likeness.core.vision.grounding import GroundedSegmenter, GroundingDino
 from likeness.core.vision.sam import Sam
 from likeness.training import evaluate, report
@@ -39,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--weights", type=Path, help="what was trained once for all subjects; WORK/weights/MODEL by default")
     add("--results", type=Path, default=RESULTS)
     add("--report", type=Path, default=Path("runs/evidence/report.html"))
+    add("--picture", type=Path, help="a sheet of what --methods drew of the first subject, with --parts claims")
     real = made.add_argument_group("a real checkpoint")
     add = real.add_argument
     add("--model", help="folder in diffusers' layout, .safetensors file or hub name, instead of the embedded one")
@@ -147,3 +149,6 @@ def measure(bench: Bench, found: dict[str, Any], options: argparse.Namespace) ->
     found["claims"], found["bar"] = claims.judged(found), bar.judged(found)
     save()
     run.pictures(bench, found, options.work / "pictures")
+    if options.picture is not None:
+        rows = run.pictured(bench, found, bench.cases[0], options.methods)
+        say(f"wrote {sheet.contact_sheet(rows, options.picture)}")

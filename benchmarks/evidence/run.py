@@ -209,14 +209,20 @@ def small(images: Tensor, side: int = 192) -> Tensor:
 
 def pictures(bench: Bench, found: Mapping[str, Any], folder: Path) -> list[Path]:
     """A sheet a subject: its photos, then a row a method of the first seed's pictures; only what has been drawn."""
-    rows, written = entries(bench, chosen(found)), []
-    for case in bench.cases:
-        shown = [(f"{case.name}: photos", case.images)]
-        for name, entry in rows.items():
-            where = (entry.method(bench), case, bench.asked(case), bench.noise(), bench.work / "cells")
-            if not entry.missing(bench) and cell_path(*where).exists():
-                shown.append((name, cell(*where)[0][:, 0]))
-        shown = [(label, small(images)) for label, images in shown]
-        if len(shown) > 1:
-            written.append(sheet.contact_sheet(shown, folder / f"{case.name.replace(' ', '-')}.jpg"))
-    return written
+    sheets = {case.name: pictured(bench, found, case) for case in bench.cases}
+    return [
+        sheet.contact_sheet(shown, folder / f"{name.replace(' ', '-')}.jpg")
+        for name, shown in sheets.items()
+        if len(shown) > 1
+    ]
+
+
+def pictured(bench: Bench, found: Mapping[str, Any], case: Case, names: Sequence[str] = ()) -> list[tuple[str, Tensor]]:
+    """A sheet's rows: a subject's photos, and what some methods drew of it, all by default."""
+    rows, shown = entries(bench, chosen(found)), [(f"{case.name}: photos", case.images)]
+    for name in names or rows:
+        entry = rows[name]
+        where = (entry.method(bench), case, bench.asked(case), bench.noise(), bench.work / "cells")
+        if not entry.missing(bench) and cell_path(*where).exists():
+            shown.append((name, cell(*where)[0][:, 0]))
+    return [(label, small(images)) for label, images in shown]
