@@ -66,6 +66,15 @@ class TrainInfusion(io.ComfyNode):
                     tooltip="Cross-attention layers that get a residual; fewer make a smaller file.",
                 ),
                 inputs.preview_every(100),
+                entry(
+                    io.Boolean,
+                    "snr_weighting",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Weights the loss by the signal-to-noise ratio, so that noisy steps, which decide on "
+                    "colours, count more (ours). On the demo model it learns more of the subject.",
+                ),
             ],
             outputs=[
                 result(ConceptType, "concept", tooltip="For Apply Infusion and Save Concept."),

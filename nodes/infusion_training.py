@@ -39,6 +39,7 @@ def train(
     space: str = "text",
     layers: str = "all",
     preview_every: int = 100,
+    snr_weighting: bool = False,
 ) -> tuple[Concept, Tensor]:
     """Learn a concept; returns it and the loss curve, (1, H, W, 3).
 
@@ -52,7 +53,7 @@ def train(
     fitted = photos.prepare(pictures, size or native_size(model), fit, masks)
     groups = photos.encode(fitted, lambda image: latents_of(model, vae, image))
     settings = loop.Settings(steps=steps, lr=learning_rate, clip=0.0, seed=seed, every=50)
-    learn = infusion.Learn(space=space, layers=layers, batch=batch_size, loop=settings)
+    learn = infusion.Learn(space=space, layers=layers, batch=batch_size, snr=snr_weighting, loop=settings)
     blank = concepts.blank(known, [word], space, layers)
     positive = infusion_model.encode(clip, prompt, blank, strict=True)
     if len(groups) > 1 and getattr(model.model, "concat_keys", ()):

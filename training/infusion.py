@@ -24,6 +24,7 @@ from . import loop
 from .data import photos, records
 from .data.photos import Group
 from .processes import accelerated
+from .weighting import snr_weight
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Learn:
         layers: cross-attention layers with a residual: all, down+mid, mid+up, up, inner.
         bins: residuals for so many equal parts of the noise schedule (ours; the paper has one).
         batch: pictures a step (paper: 4).
+        snr: weight the loss by the signal-to-noise ratio, so that noisy steps, which decide on colours, count more
+            **[ours]**; the paper weights all alike.
         save_memory: recompute activations in the backward pass instead of keeping them (headless only).
         loop: steps and learning rate (paper: 0.01).
     """
@@ -45,6 +48,7 @@ class Learn:
     layers: str = "all"
     bins: int = 1
     batch: int = 4
+    snr: bool = False
     save_memory: bool = False
     loop: loop.Settings = field(default_factory=lambda: loop.Settings(steps=500, lr=0.01, clip=0.0, every=100))
 
@@ -129,7 +133,10 @@ class Training:
         eps = torch.randn(z0.shape, generator=generator)
         device = self.device
         z, target = schedule.noise(z0, eps, t).to(device), schedule.target(z0, eps, t).to(device)
-        return photos.weighted_mean((self.customised(z, t.to(device)).float() - target).square(), weight)
+        wrong = (self.customised(z, t.to(device)).float() - target).square()
+        if self.learn.snr:
+            wrong = wrong * snr_weight(schedule)[t].to(device).reshape(-1, 1, 1, 1)
+        return photos.weighted_mean(wrong, weight)
 
     def customised(self, z: Tensor, t: Tensor) -> Tensor:
         """C's raw prediction at z_t, (B, C, H, W), with gradients to the residuals."""

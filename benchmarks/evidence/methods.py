@@ -136,15 +136,17 @@ def entries(bench: Bench, chosen: Mapping[str, Recipe | zero_shot.Scale] | None 
 
 
 def _infusions(recipe: Recipe) -> list[Entry]:
-    """The fast way of drawing, and residuals for parts of the noise schedule."""
+    """The fast way of drawing, residuals for parts of the noise schedule, and a loss that is weighted by the SNR."""
 
     def build(bench: Bench, case: Case, name: str, **how: Any) -> Customised:
         return tuned(bench, case, name, partial(ours.learn_infusion, **how), recipe)
 
     fast, bins = partial(build, name="Infusion", fast=True), partial(build, name="Infusion, 4 bins", bins=4)
+    weighted = partial(build, name="Infusion, SNR", snr=True)
     return [
         Entry("Infusion, fast", "ours", fast, f"fast {recipe}"),
         Entry("Infusion, 4 bins", "ours", bins, f"4 bins {recipe}"),
+        Entry("Infusion, SNR", "ours", weighted, f"snr {recipe}"),
     ]
 
 

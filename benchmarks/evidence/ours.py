@@ -44,10 +44,12 @@ from .learned import Customised, Recipe, Tuning, foundation, peak, plain
 # --- Infusion --------------------------------------------------------------------------------------------------------
 
 
-def learn_infusion(bench: Bench, case: Case, recipe: Recipe, fast: bool = False, bins: int = 1) -> Tuning:
+def learn_infusion(
+    bench: Bench, case: Case, recipe: Recipe, fast: bool = False, bins: int = 1, snr: bool = False
+) -> Tuning:
     """Residuals of the class word in every cross-attention layer, for so many parts of the noise schedule."""
     denoiser, prompt = bench.model.denoiser, bench.text(f"a photo of a {case.word}", [case.word])
-    learn = infusion.Learn(batch=recipe.batch, bins=bins)
+    learn = infusion.Learn(batch=recipe.batch, bins=bins, snr=snr)
     training = infusion.Training(denoiser, prompt, bench.groups(case), case.word, learn)
 
     def use(costs: Mapping[str, float]) -> Customised:

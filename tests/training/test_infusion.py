@@ -148,6 +148,19 @@ def test_masks_are_where_the_loss_looks(model):
     assert results[0] == results[2] and results[1] != results[3]
 
 
+def test_the_signal_to_noise_ratio_weights_the_loss_of_noisy_steps_more(model):
+    found, at = [], []
+    for snr in (False, True):
+        training = infusion.Training(model, text(3), photos(1), "cat", replace(learn(snr=snr), batch=1))
+        training.customised = lambda z, t: at.append(t) or z
+        found.append([training._loss(0, torch.Generator().manual_seed(seed)) for seed in range(8)])
+    alphas = model.schedule.alphas[torch.cat(at[8:])]
+    snr = alphas / (1 - alphas)
+    gain = torch.stack(found[1]) / torch.stack(found[0])
+    torch.testing.assert_close(gain, (snr.clamp(0.25, 5) / snr).float())
+    assert gain.min() < 1 < gain.max()  # noisy steps above one, clean ones below
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
