@@ -57,7 +57,7 @@ class Config:
     steps: int = 25
     guidance: float = 5.0
     learn: infusion.Learn = field(
-        default_factory=lambda: infusion.Learn(loop=loop.Settings(steps=300, lr=0.01, clip=0.0))
+        default_factory=lambda: infusion.Learn(snr=True, loop=loop.Settings(steps=300, lr=0.01, clip=0.0))
     )
     threads: int = 0
 
