@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from likeness.core.metrics.similarity import Interval
-from likeness.training.comparison import interval
+from likeness.training.comparison import interval, told
 
 from .claims import (
     Claim,
@@ -24,6 +24,7 @@ from .claims import (
     most_above,
     not_more,
     segmented_less,
+    sure,
     together,
 )  # fmt: skip
 from .claims_curves import ends_below, falls_less, grows, zero
@@ -62,6 +63,19 @@ def _more_steps(found: Any) -> list[Finding]:
     gains = {name: Interval(*found["steps"]["results"][name]["against J = 0"], 0) for name in names[1:]}
     sure = [found_that(f"masked error, {name} less J = 0", gain, -1) for name, gain in gains.items()]
     return [Finding(text, all(a > b for a, b in pairwise(values))), *sure]
+
+
+def _when(found: Any) -> list[Finding]:
+    """Guidance in the first steps changes the rest of the picture more, in the last it loses likeness or prompt."""
+    results = {name: {k: Interval(*v["against middle"], 0) for k, v in own.items()}
+               for name, own in found["windows"]["results"].items()}  # fmt: skip
+    moved = results["first"]["rest, squared distance to the plain picture"]
+    lost = {metric: results["last"][metric] for metric in ("Seg-DINO", "CLIP-T")}
+    harm = "; ".join(f"{metric} {told(change, signed=True)}" for metric, change in lost.items())
+    return [
+        found_that("distance of the rest to the plain picture, guided in the first steps less in the middle", moved, 1),
+        Finding(f"guided in the last steps less in the middle: {harm}", any(sure(c, -1) for c in lost.values())),
+    ]
 
 
 def _factory(found: Any) -> list[Finding]:
@@ -130,8 +144,9 @@ CLAIMS = (
     Claim(13, H, "more steps of tuning follow prompts less", "section 4",
           grows("Textual Inversion", "clip_t", "CLIP-T", -1)),
     Claim(14, H, "more optimisation steps of the guidance resemble the photo more; early guidance changes the "
-          "structure, late guidance harms", "section 3.3", from_file("hifi.json", _more_steps),
-          "the verdict is of the number of steps J; early and late guidance are not measured"),
+          "structure, late guidance harms", "section 3.3",
+          together(from_file("hifi.json", _more_steps), from_file("hifi.json", _when)),
+          "of 30 guided steps of 50; the last ones neither lose likeness nor, surely, the prompt"),
     Claim(15, H, "the learned rows look everywhere at noisy steps and at details at clean ones; Textual Inversion "
           "copies backgrounds", "Figures 3, 6",
           together(from_file("hifi-attention.json", _attention), above((HIFI[1], HIFI[0], "background"))),
