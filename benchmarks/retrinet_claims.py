@@ -101,7 +101,7 @@ def main(
     scales: tuple[float, ...] = SCALES,
     out: Path = RESULTS / "retrinet-claims.json",
 ) -> None:
-    """Train what is not trained yet, measure what is not measured yet, write.
+    """Train what is not trained yet, measure what is not in the file yet, write, print.
 
     Args:
         runs: some of them.
@@ -110,7 +110,7 @@ def main(
         people: to learn from.
         held_out: people who are measured.
         scales: strengths; all but the last for pipelines a and b only.
-        out: file to write.
+        out: file to write, and to keep; another one measures anew.
     """
     found, known = json.loads(out.read_text()) if out.exists() else {"methods": {}}, People(held_out)
     for name in runs:
@@ -119,16 +119,18 @@ def main(
         about = {"steps": steps * RUNS[name].longer, "unit": steps, "people": people, "pictures": count}
         about |= {"base": model()[1], "learn": learned_by(name)}
         left = {k: v for k, v in labels.items() if not about.items() <= found["methods"].get(k, {}).items()}
-        if not left:
-            continue
-        conditioner = trained(name, steps, people)
-        if name == "retrinet-b":
+        conditioner = trained(name, steps, people) if left else None
+        if left and name == "retrinet-b":
             found["maps"] = sharpness(conditioner, known, 8)
         for label, scale in left.items():
             own = measured(name, conditioner, known, count, scale)
             found["methods"][label] = {**about, **own}
-            print(label, json.dumps(own["means"]), json.dumps(own["leakage"]), flush=True)
             out.write_text(json.dumps(found, indent=1) + "\n")
+        for label in labels:
+            own = found["methods"][label]
+            print(label, json.dumps(own["means"]), json.dumps(own["leakage"]), flush=True)
+        if name == "retrinet-b":
+            print("maps", json.dumps(found["maps"]), flush=True)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ class TrainInfusion(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Weights the loss by the signal-to-noise ratio, so that noisy steps, which decide on "
-                    "colours, count more (ours). On the demo model it learns more of the subject.",
+                    "colours, count more (ours; the paper weights all alike).",
                 ),
             ],
             outputs=[

@@ -61,8 +61,8 @@ def _more_steps(found: Any) -> list[Finding]:
     values = [errors[name] for name in names]
     text = f"masked error to the reference's trajectory with growing J: {', '.join(f'{v:.4f}' for v in values)}"
     gains = {name: Interval(*found["steps"]["results"][name]["against J = 0"], 0) for name in names[1:]}
-    sure = [found_that(f"masked error, {name} less J = 0", gain, -1) for name, gain in gains.items()]
-    return [Finding(text, all(a > b for a, b in pairwise(values))), *sure]
+    each = [found_that(f"masked error, {name} less J = 0", gain, -1) for name, gain in gains.items()]
+    return [Finding(text, all(a > b for a, b in pairwise(values))), *each]
 
 
 def _when(found: Any) -> list[Finding]:

@@ -193,7 +193,7 @@ def shown_to(bench: Bench, case: Case, word: str) -> References:
     return References(bench.model.encode(images), tokens, seen[:, 0], extra)
 
 
-RETRINET_STRENGTH = 0.75  # as much likeness on other people as 1, and cleaner figures
+RETRINET_STRENGTH = 0.75  # on people as much likeness as 1, by DINO, and cleaner figures
 
 
 def retrieval(bench: Bench, case: Case, time: str, name: str = "retrinet.safetensors") -> Customised:
