@@ -75,6 +75,17 @@ class TrainInfusion(io.ComfyNode):
                     tooltip="Weights the loss by the signal-to-noise ratio, so that noisy steps, which decide on "
                     "colours, count more (ours; the paper weights all alike).",
                 ),
+                entry(
+                    io.Int,
+                    "bins",
+                    default=1,
+                    min=1,
+                    max=16,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Residuals for so many equal parts of the noise schedule: more are more like the subject, "
+                    "and make a larger file (ours; the paper has 1).",
+                ),
             ],
             outputs=[
                 result(ConceptType, "concept", tooltip="For Apply Infusion and Save Concept."),

@@ -40,6 +40,7 @@ def train(
     layers: str = "all",
     preview_every: int = 100,
     snr_weighting: bool = False,
+    bins: int = 1,
 ) -> tuple[Concept, Tensor]:
     """Learn a concept; returns it and the loss curve, (1, H, W, 3).
 
@@ -53,8 +54,8 @@ def train(
     fitted = photos.prepare(pictures, size or native_size(model), fit, masks)
     groups = photos.encode(fitted, lambda image: latents_of(model, vae, image))
     settings = loop.Settings(steps=steps, lr=learning_rate, clip=0.0, seed=seed, every=50)
-    learn = infusion.Learn(space=space, layers=layers, batch=batch_size, snr=snr_weighting, loop=settings)
-    blank = concepts.blank(known, [word], space, layers)
+    learn = infusion.Learn(space=space, layers=layers, bins=bins, batch=batch_size, snr=snr_weighting, loop=settings)
+    blank = concepts.blank(known, [word], space, layers, bins)
     positive = infusion_model.encode(clip, prompt, blank, strict=True)
     if len(groups) > 1 and getattr(model.model, "concat_keys", ()):
         raise ValueError("fit: an inpainting model learns from photos of one shape; choose crop or pad")

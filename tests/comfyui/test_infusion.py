@@ -15,13 +15,14 @@ def seen(comfyui_path, tmp_path_factory):
 
 
 def test_learning_is_the_headless_learning(seen):
-    assert seen["headless"] < 1e-2
+    assert seen["headless"] < 1e-2 and seen["headless, SNR and bins"] < 1e-2
+    assert seen["SNR changes"] > 0.1
     assert seen["plot"] == [1, 256, 512, 3]
 
 
 def test_drawing_is_the_headless_drawing(seen):
     assert seen["changes"] > 0.1
-    assert max(seen[name] for name in ("exact", "untouched", "fast", "both")) < 1e-3
+    assert max(seen[name] for name in ("exact", "untouched", "fast", "both", "bins")) < 1e-3
     assert seen["fast_differs"] > 1e-3
     assert seen["lcm_changes"] > 1e-3  # few noise levels, but the timesteps of all
     assert seen["chained"] == [2, 1]  # a chain adds to a clone

@@ -1,5 +1,6 @@
 """Infusion's nodes in one process: train, preview, cancel, resume, save, load, apply; against the headless runtime."""
 
+import dataclasses
 from pathlib import Path
 
 import comfy.model_management
@@ -115,8 +116,16 @@ def main(pack):
     learn = training.Learn(batch=2, loop=loop.Settings(steps=5, lr=0.01, clip=0.0, seed=3))
     with torch.inference_mode(False):
         latents = photos.encode(photos.prepare(list(pictures.clone()), 128), base.encode)
-        headless = training.Training(base.denoiser, base.text("a photo of a cat", ["cat"]), latents, "cat", learn).run()
+        text = base.text("a photo of a cat", ["cat"])
+        headless, other = (
+            training.Training(base.denoiser, text, latents, "cat", each).run()
+            for each in (learn, dataclasses.replace(learn, bins=2, snr=True))
+        )
     result["headless"] = max(rel(b[k], r) for k, r in headless.residuals.items())
+    binned = run_prompt(graph(bins=2, snr_weighting=True), keep={"c": ["3", 0]})["c"]
+    result["headless, SNR and bins"] = max(rel(binned.residuals[k], r) for k, r in other.residuals.items())
+    unweighted = run_prompt(graph(bins=2), keep={"c": ["3", 0]})["c"]
+    result["SNR changes"] = rel(unweighted.residuals[KEY], binned.residuals[KEY])
 
     # --- drawing, both runtimes
     strong = concepts.Concept(resumed.words, {k: 300 * r for k, r in resumed.residuals.items()}, "text", resumed.base)
@@ -146,6 +155,10 @@ def main(pack):
     result["untouched"] = rel(native(model), exact[0])
     result["fast"] = rel(native(infusion_model.apply(model, Use(strong), fast=True)), fast)
     result["fast_differs"] = rel(fast, exact[1])
+    halves = dataclasses.replace(binned, residuals={k: 300 * r for k, r in binned.residuals.items()})
+    with torch.no_grad():
+        ours = draw(base.denoiser, text, null, Infusion([Use(halves)]), z, timesteps, guidance=5.0)[1]
+    result["bins"] = rel(native(infusion_model.apply(model, Use(halves))), ours)
     dog = concepts.Concept(("beach",), strong.residuals, "text", strong.base)
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
