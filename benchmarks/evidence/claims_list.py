@@ -173,8 +173,8 @@ CLAIMS = (
     Claim(20, R, "dropping a quarter of the prompts gives the best SWD for composition", "Table 3",
           references(above(*((f"composition, drop {p}", f"composition, drop {q}", m)
                              for p, q in ((0.25, 0.5), (0.25, 0.75)) for m in SWDS))),
-          "the more prompts are dropped, the more references have to say: VQA is +0.019 [+0.008, +0.031] at three "
-          "quarters against one, and CLIP-T not surely lower"),
+          "VQA is +0.019 [+0.008, +0.031] at three quarters against one, perhaps because references then have to say "
+          "more, and CLIP-T is not surely lower"),
     Claim(21, R, "longer training is more like the subject, follows prompts less and has less diverse answers",
           "Table 3", references(together(above(("longer", "retrinet-b", "clip_i"), ("longer", "retrinet-b", PRODUCT)),
                                          below(("longer", "retrinet-b", "clip_t"),
