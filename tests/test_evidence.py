@@ -437,6 +437,11 @@ def test_the_same_command_takes_a_checkpoint_and_folders(tmp_path, capsys):
         command.main([*where, *judged, *quick, *out, "--parts", "grid", "--methods", "Magic"])
     with pytest.raises(SystemExit, match="measured with another model, prompts, sampling or judges"):
         command.main([*where, *judged, *quick, *out, "--parts", "grid", "--guidance", "3"])
+    sheet = ["--parts", "claims", "--methods", "foundation", "--picture", str(tmp_path / "sheet.jpg"), "--pictured"]
+    command.main([*where, *judged, *quick, *out, *sheet, "dog2"])
+    assert (tmp_path / "sheet.jpg").read_bytes()[:2] == b"\xff\xd8"
+    with pytest.raises(SystemExit, match="--pictured: no subject 'dog'; choose from dog2"):
+        command.main([*where, *judged, *quick, *out, *sheet, "dog"])
 
 
 def test_mistakes_are_named(tmp_path):
@@ -502,7 +507,7 @@ def test_claims_are_judged_by_their_intervals():
     for i, subject in enumerate(unsure["methods"]["a"]["subjects"].values()):
         subject["clip_t"] = [0.4 + 0.1 * (-1) ** i]
     judged = claim.judged(unsure)
-    assert judged["verdict"] == "not reproduced" and "[-" in judged["found"][0]
+    assert judged["verdict"] == "not reproduced" and "[-" in judged["found"][0] and judged["holds"] == [False]
     alike = claims.kept(("a", "b", "clip_t"))
     assert alike(made_up(a={"clip_t": 0.41}, b={"clip_t": 0.4}))[0].holds
     assert not alike(made_up(a={"clip_t": 0.43}, b={"clip_t": 0.4}))[0].holds

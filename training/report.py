@@ -208,9 +208,10 @@ def _claims(results: Mapping[str, Any]) -> str:
     kinds = {"reproduced": "reproduced", "not reproduced": "not"}
     rows = []
     for claim in results["claims"]:
-        verdict = f'<span class="{kinds.get(claim["verdict"], "open")}">{escape(claim["verdict"])}</span>'
-        lines = [*claim["found"], *_open(claim.get("open", [])), claim.get("note", "")]
-        found = "<br>".join(escape(line) for line in lines if line)
+        verdict = (
+            f'<span class="{kinds.get(claim["verdict"], "open")}">{escape(claim["verdict"])}</span>{holding(claim)}'
+        )
+        found = "<br>".join(escape(line) for line in findings(claim))
         cells = [str(claim["number"]), escape(claim["paper"]), escape(claim["text"]), escape(claim["where"]), found]
         rows.append("<tr>" + "".join(f'<td class="text">{c}</td>' if i in (2, 4) else f"<td>{c}</td>"
                                      for i, c in enumerate([*cells, verdict])) + "</tr>")  # fmt: skip
@@ -221,6 +222,19 @@ def _claims(results: Mapping[str, Any]) -> str:
         "measured stays open.</p>"
     )
     return f"<h2>What the papers claim</h2>{note}<table><tr>{heads}</tr>{''.join(rows)}</table>"
+
+
+def findings(claim: Mapping[str, Any]) -> list[str]:
+    """What was measured of a claim, each marked by whether it holds, what is open, and the note."""
+    marks = ["✓ " if holds else "✗ " for holds in claim.get("holds", [])] or [""] * len(claim["found"])
+    told = [mark + text for mark, text in zip(marks, claim["found"], strict=True)]
+    return [line for line in (*told, *_open(claim.get("open", [])), claim.get("note", "")) if line]
+
+
+def holding(claim: Mapping[str, Any]) -> str:
+    """Of a claim that is not reproduced: how many of its findings hold."""
+    held = claim.get("holds", [])
+    return f": {sum(held)} of {len(held)} hold" if claim["verdict"] == "not reproduced" and len(held) > 1 else ""
 
 
 def _open(missing: Sequence[str]) -> list[str]:

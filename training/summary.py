@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,14 @@ class Config:
         methods: rows to show, in this order; all that were measured by default.
         out: file to write the table to, too.
         plot: PNG of likeness against faith to the prompt to write.
+        claims: Markdown file to write the papers' claims to, with what was measured of each.
     """
 
     results: Path = Path("benchmarks/results/evidence.json")
     methods: tuple[str, ...] = ()
     out: Path | None = None
     plot: Path | None = None
+    claims: Path | None = None
 
 
 def run(config: Config) -> str:
@@ -50,6 +53,8 @@ def run(config: Config) -> str:
         files.write_atomically(config.plot, plot(results, names))
     if config.out is not None:
         files.write_atomically(config.out, f"{text}\n".encode())
+    if config.claims is not None:
+        files.write_atomically(config.claims, claims(results).encode())
     return text
 
 
@@ -58,11 +63,31 @@ def table(results: Mapping[str, Any], names: Sequence[str]) -> str:
     metrics = [m for m in COLUMNS if any(comparison.mean(results, name, m) for name in names)]
     heads = ["", *(report.METRICS[m] for m in metrics), *(report.COSTS[key][0] for key in PAID)]
     rows = [heads, ["---"] * len(heads)]
+    most = max(len(results["methods"][name]["subjects"]) for name in names)
     for name in names:
-        costs = results["methods"][name].get("costs", {})
+        costs, count = results["methods"][name].get("costs", {}), len(results["methods"][name]["subjects"])
+        fewer = "" if count == most else f" ({count} of {most} subjects)"
         found = [told(comparison.mean(results, name, m)) for m in metrics]
-        rows.append([name, *found, *(report.told_cost(costs.get(key), report.COSTS[key][1]) for key in PAID)])
+        rows.append([name + fewer, *found, *(report.told_cost(costs.get(key), report.COSTS[key][1]) for key in PAID)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def claims(results: Mapping[str, Any]) -> str:
+    """A page of the papers' claims as Markdown: verdict, and each number with whether it holds.
+
+    Raises:
+        ValueError: no claims have been judged.
+    """
+    if not results["claims"]:
+        raise ValueError("claims: none were judged; run python benchmarks/evidence --parts claims")
+    counts = Counter(claim["verdict"] for claim in results["claims"])
+    lines = ["# What the papers claim", "", ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + ".", ""]
+    lines += ["| | paper | claim | verdict | measured here |", "|---|---|---|---|---|"]
+    for claim in results["claims"]:
+        source, verdict = f"{claim['paper']}, {claim['where']}", claim["verdict"] + report.holding(claim)
+        cells = (str(claim["number"]), source, claim["text"], verdict, "<br>".join(report.findings(claim)))
+        lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def plot(results: Mapping[str, Any], names: Sequence[str]) -> bytes:

@@ -68,7 +68,8 @@ class Claim:
             verdict = REPRODUCED if all(f.holds for f in known) else NOT
         kept = {"number": self.number, "paper": self.paper, "text": self.text, "where": self.where, "note": self.note}
         missing = [f.text for f in findings if f.holds is None]
-        return {**kept, "found": [f.text for f in known], "open": missing, "verdict": verdict}
+        told = {"found": [f.text for f in known], "holds": [bool(f.holds) for f in known], "open": missing}
+        return {**kept, **told, "verdict": verdict}
 
 
 def judged(results: Results) -> list[dict[str, Any]]:

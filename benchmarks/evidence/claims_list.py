@@ -115,10 +115,14 @@ def _maps(found: Any) -> list[Finding]:
 I, H, R, T = "Infusion", "HiFi Tuner", "RetriBooru", "Toffee"
 CLAIMS = (
     Claim(1, I, "follows prompts best of all tuned methods", "Table 1",
-          above_baselines(I, "clip_t")),
+          above_baselines(I, "clip_t"),
+          "the foundation itself has 0.775: the best three lose 0.010 to 0.019 of it and are not told apart"),
     Claim(2, I, "is less like the subject than DreamBooth, and more than most of the others", "Table 1",
           together(below((I, DB, "clip_i"), (I, DB, "dino")),
-                   most_above(I, DB, ("clip_i", "dino")))),
+                   most_above(I, DB, ("clip_i", "dino"))),
+          "it is the loss more than the residual's size: with the loss weighted by the signal-to-noise ratio [ours] "
+          "the same residual brings Seg-DINO +0.220 [+0.108, +0.327] at CLIP-T -0.013 [-0.045, +0.004], and is then no "
+          "less like the subject than Textual Inversion: the row Infusion, SNR"),
     Claim(3, I, "keeps the diversity of the subject's class however long it trains; LoRA, Custom Diffusion and Textual "
           "Inversion lose it", "Figure 9",
           together(ends_below(I, RIVALS, "w2", "W2"), *(grows(name, "w2", "W2") for name in RIVALS))),
@@ -126,21 +130,29 @@ CLAIMS = (
           "Figure 10", together(zero(I, "fisher", FISHER), *(grows(n, "fisher", FISHER) for n in RIVALS[:2]))),
     Claim(5, I, "still follows prompts after many training steps", "Figure 11", falls_less(I, RIVALS, "clip_t")),
     Claim(6, I, "keeps the layout and the surroundings that the foundation draws", "Figure 7",
-          above_baselines(I, "layout", "surroundings")),
+          above_baselines(I, "layout", "surroundings"),
+          "more than all that change weights; Textual Inversion changes one word's embedding and keeps as much"),
     Claim(7, I, "draws several learned subjects in a picture where Custom Diffusion drops some", "Figure 8",
           note="pictures of the demo world show one subject each, and its model draws no more", testable=False),
     Claim(8, I, "is preferred by people", "Table 2", note="asks people", testable=False),
     Claim(9, I, "explains overfitting on mixtures of Gaussians: peaks of other concepts shrink, the modes of a concept "
           "collapse onto those of the training data", "Figures 4, 5", from_file("toy.json", _toy)),
     Claim(10, I, "with more residuals is more like the subject and less diverse", "section 6",
-          together(above(("Infusion, 4 bins", I, "seg_dino")), below(("Infusion, 4 bins", I, "variety")))),
+          together(above(("Infusion, 4 bins", I, "seg_dino")), below(("Infusion, 4 bins", I, "variety"))),
+          "CLIP sees two pictures of a prompt 0.147 apart by the foundation, 0.131 by Infusion, 0.117 with four bins, "
+          "0.079 by Textual Inversion: the way of the paper, and too little to be told from eight subjects"),
     Claim(11, H, "each of mask, regularisation, step-wise rows and guidance adds likeness and keeps the prompt",
           "Table 2", together(above(*((b, a, "dino") for a, b in pairwise(HIFI))),
-                              kept(*((b, a, "clip_t") for a, b in pairwise(HIFI))))),
+                              kept(*((b, a, "clip_t") for a, b in pairwise(HIFI)))),
+          "each adds in the mean and all together surely, Seg-DINO +0.221 [+0.005, +0.797], which differs by subject: "
+          "mask and regularisation bring the dog from 0.17 to 0.61 and the person from 0.39 to 0.85, where the rows "
+          "had missed them, and take from the robot and the teapot, which Textual Inversion had at 0.8"),
     Claim(12, H, "guidance improves DreamBooth in likeness and prompt, and the whole beats Textual Inversion and "
           "DreamBooth", "Tables 1, 2",
           together(above(*((DB_LED, DB, m) for m in ("dino", "clip_i", "clip_t"))),
-                   above((HIFI[-1], "Textual Inversion", "dino"), (DB_LED, DB, "seg_dino")))),
+                   above((HIFI[-1], "Textual Inversion", "dino"), (DB_LED, DB, "seg_dino"))),
+          "DreamBooth alone is at a DINO of 0.85 where two pictures of the subject in two places have 0.92, so little "
+          "is left to gain; of the four subjects that are led, three gain"),
     Claim(13, H, "more steps of tuning follow prompts less", "section 4",
           grows("Textual Inversion", "clip_t", "CLIP-T", -1)),
     Claim(14, H, "more optimisation steps of the guidance resemble the photo more; early guidance changes the "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from grid import Case
 from likeness.core import checkpoint
 from likeness.core.demo import sheet
 from likeness.core.vision.grounding import GroundedSegmenter, GroundingDino
@@ -40,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     add("--weights", type=Path, help="what was trained once for all subjects; WORK/weights/MODEL by default")
     add("--results", type=Path, default=RESULTS)
     add("--report", type=Path, default=Path("runs/evidence/report.html"))
-    add("--picture", type=Path, help="a sheet of what --methods drew of the first subject, with --parts claims")
+    add("--picture", type=Path, help="a sheet of what --methods drew of a subject, with --parts claims")
+    add("--pictured", help="whose sheet; the first subject's by default")
     real = made.add_argument_group("a real checkpoint")
     add = real.add_argument
     add("--model", help="folder in diffusers' layout, .safetensors file or hub name, instead of the embedded one")
@@ -130,6 +132,7 @@ def measure(bench: Bench, found: dict[str, Any], options: argparse.Namespace) ->
     """All parts that need the model; ValueError for a method that there is not."""
     if unknown := sorted(set(options.methods) - set(entries(bench))):
         raise ValueError(f"--methods: there is no {unknown[0]!r}; choose from {', '.join(entries(bench))}")
+    case = named(bench, options.pictured)
     save = partial(results.save, options.results, found)
     say = partial(print, flush=True)
     if {"tune", "grid", "curves"} & set(options.parts):
@@ -150,5 +153,14 @@ def measure(bench: Bench, found: dict[str, Any], options: argparse.Namespace) ->
     save()
     run.pictures(bench, found, options.work / "pictures")
     if options.picture is not None:
-        rows = run.pictured(bench, found, bench.cases[0], options.methods)
+        rows = run.pictured(bench, found, case, options.methods)
         say(f"wrote {sheet.contact_sheet(rows, options.picture)}")
+
+
+def named(bench: Bench, name: str | None) -> Case:
+    """The subject of a name, the first without one; ValueError where there is none."""
+    if name is None:
+        return bench.cases[0]
+    if found := [case for case in bench.cases if case.name == name]:
+        return found[0]
+    raise ValueError(f"--pictured: no subject {name!r}; choose from {', '.join(case.name for case in bench.cases)}")

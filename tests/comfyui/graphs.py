@@ -92,8 +92,9 @@ def apply(concept, model=("1", 0), prompt="a photo of a teapot on the beach", st
 
 
 def learn(images, steps, word="teapot", title=None, **widgets):
-    """Train Infusion on the embedded model."""
+    """Train Infusion on the embedded model, which wants noisy steps to count more."""
     advanced = {"learning_rate": 0.01, "batch_size": 4, "size": 0, "fit": "crop", "space": "text", "layers": "all"}
+    advanced |= {"snr_weighting": True, "bins": 1}
     settings = {"prompt": f"a photo of a {word}", "word": word, "steps": steps, "seed": 0, "preview_every": 50}
     links = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "images": images}
     return node("LikenessTrainInfusion", title, **links, **{**settings, **advanced, **widgets})

@@ -35,6 +35,8 @@ def results():
          "verdict": "reproduced"},
         {"number": 2, "paper": "P", "text": "asks", "where": "T2", "note": "people", "found": [],
          "verdict": "not testable here"},
+        {"number": 3, "paper": "P", "text": "is both", "where": "T3", "note": "one half", "found": ["+0.2", "-0.3"],
+         "holds": [True, False], "open": [], "verdict": "not reproduced"},
     ]  # fmt: skip
     recipe = {"lr": 0.1, "steps": 3, "batch": 4, "prior": 0.0, "identifier": "", "rank": 0}
     found["tuning"] = {"B": {"chosen": recipe, "tried": [{"recipe": recipe, "score": 0.25}]}}
@@ -102,6 +104,7 @@ def test_costs_and_what_was_left_out(shown):
     assert ["B", "lr 0.1, steps 3, batch 4", "0.250", "chosen"] in shown.rows
     assert row(shown, "1", 6)[-2:] == ["+0.1", "reproduced"]
     assert row(shown, "2", 6)[-2:] == ["people", "not testable here"]
+    assert row(shown, "3", 6)[-2:] == ["✓ +0.2✗ -0.3one half", "not reproduced: 1 of 2 hold"]
 
 
 def test_a_curve_is_the_mean_of_the_subjects_that_have_it():

@@ -35,12 +35,12 @@ def test_rows_are_what_was_measured(results):
     assert set(rule) == {"---"} and len(rule) == len(heads)
     wanted = paired_bootstrap({str(i): [0.2 + 0.1 * i, 0.4] for i in range(4)})
     assert first[:2] == ["A", f"0.375 [{wanted.low:.3f}, {wanted.high:.3f}]"]
-    assert first[3:] == ["3 KiB", "61", "0.25"] and second == ["B", "", "0.200", "", "", ""]
+    assert first[3:] == ["3 KiB", "61", "0.25"] and second == ["B (1 of 4 subjects)", "", "0.200", "", "", ""]
 
 
 def test_rows_can_be_chosen_and_ordered(results):
     text = summary.run(summary.Config(results, ("B", "A")))
-    assert [row[0] for row in cells(text)[2:]] == ["B", "A"]
+    assert [row[0][:1] for row in cells(text)[2:]] == ["B", "A"]
     with pytest.raises(ValueError, match="methods: 'C' was not measured; choose from A, B"):
         summary.run(summary.Config(results, ("A", "C")))
 
@@ -59,3 +59,18 @@ def test_the_plot_shows_methods_with_both_metrics(results, tmp_path, capsys):
 def test_the_table_is_written_too(results, tmp_path):
     out = tmp_path / "table.md"
     assert summary.run(summary.Config(results, out=out)) + "\n" == out.read_text()
+
+
+def test_claims_show_what_holds(results, tmp_path):
+    out, found = tmp_path / "claims.md", json.loads(results.read_text())
+    with pytest.raises(ValueError, match="claims: none were judged"):
+        summary.run(summary.Config(results, claims=out))
+    claim = {"number": 1, "paper": "P", "text": "is | best", "where": "T1", "note": "half of it", "open": []}
+    halves = claim | {"found": ["+0.2", "-0.3"], "holds": [True, False], "verdict": "not reproduced"}
+    found["claims"] = [halves, claim | {"number": 2, "found": [], "holds": [], "verdict": "not testable here"}]
+    results.write_text(json.dumps(found))
+    summary.run(summary.Config(results, claims=out))
+    assert "\n1 not reproduced, 1 not testable here.\n" in out.read_text()
+    first, second = cells(out.read_text())[-2:]
+    assert first[:4] == ["1", "P, T1", "is / best", "not reproduced: 1 of 2 hold"]
+    assert first[4] == "✓ +0.2<br>✗ -0.3<br>half of it" and second[3:] == ["not testable here", "half of it"]
