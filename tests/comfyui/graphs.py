@@ -177,7 +177,8 @@ def infusion_grid(trained=(100, 250, 500), strengths="0, 0.5, 1", sampling=25):
         graph[str(first)] = learn(["4", 0], steps, title=f"{steps} steps", preview_every=0)
         graph[str(first + 1)] = apply([str(first), 0], strength=["5", 0])
         at = str(first + 1)
-        draws(graph, [at, 0], [at, 1], ["2", 0], ["3", 0], ["1", 2], first + 2, steps=sampling, out="PreviewImage")
+        links = ([at, 0], [at, 1], ["2", 0], ["3", 0], ["1", 2])
+        draws(graph, *links, first + 2, seed=5, steps=sampling, out="PreviewImage")
     return graph
 
 
