@@ -1,5 +1,5 @@
 """HiFi Tuner part by part, as in the paper's Table 2: `python benchmarks/hifi_ablation.py`, written to
-benchmarks/results/hifi-ablation.json.
+benchmarks/results/hifi-ablation.json, the picture to runs/hifi-ablation.jpg.
 
 Textual inversion, then with the subject's mask, regularisation, step-wise rows, reference guidance; and a fine-tune in
 DreamBooth's manner without and with guidance. Each row draws from the same noise, compared with the one before it.
@@ -16,7 +16,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +36,6 @@ from likeness.training import hifi, loop
 from likeness.training.data import photos
 from torch import Tensor
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
 SHOWN = ("car", "teapot")
 STEPS, WEIGHT = 25, 5.0
 GUIDE = Guidance(steps=5)
@@ -244,7 +242,7 @@ def report(name: str, rows: dict[str, Row], subjects: Sequence[Case], steps: int
     print(table(result))
     print(f"wrote {result.save(name)}")
     shown = [case for case in subjects if case.word in SHOWN] or list(subjects[:1])
-    print(f"wrote {pictures(methods, shown, DOCS / f'{name}.jpg')}")
+    print(f"wrote {pictures(methods, shown, CACHE.parent / f'{name}.jpg')}")
 
 
 if __name__ == "__main__":

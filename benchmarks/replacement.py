@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from grid import Case, cases, model
-from hifi_ablation import DOCS, TABLE, WEIGHT, learned
+from hifi_ablation import TABLE, WEIGHT, learned
 from likeness.core import files, prompts
 from likeness.core.demo import judges, sheet, world
 from likeness.core.demo.captions import PLACES
@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 RESULTS = Path(__file__).resolve().parent / "results" / "replacement.json"
+DOCS = RESULTS.parents[2] / "docs"
 KINDS = ("cat", "car", "teapot", "house")  # of the new subjects
 STEPS, SEED = 50, 40_000_000
 REACH = 17  # pixels around a mask that the autoencoder mixes with it
