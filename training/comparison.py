@@ -89,3 +89,22 @@ def told(found: Interval | None, digits: int = 3, signed: bool = False) -> str:
     sign = "+" if signed else ""
     text = f"{found.mean:{sign}.{digits}f}"
     return text if math.isnan(found.low) else f"{text} [{found.low:{sign}.{digits}f}, {found.high:{sign}.{digits}f}]"
+
+
+def findings(claim: Mapping[str, Any]) -> list[str]:
+    """What was measured of a claim, each marked by whether it holds, what is open, and the note."""
+    marks = ["✓ " if holds else "✗ " for holds in claim.get("holds", [])] or [""] * len(claim["found"])
+    lines = [mark + text for mark, text in zip(marks, claim["found"], strict=True)]
+    return [line for line in (*lines, *_open(claim.get("open", [])), claim.get("note", "")) if line]
+
+
+def holding(claim: Mapping[str, Any]) -> str:
+    """Of a claim that is not reproduced: how many of its findings hold."""
+    held = claim.get("holds", [])
+    return f": {sum(held)} of {len(held)} hold" if claim["verdict"] == "not reproduced" and len(held) > 1 else ""
+
+
+def _open(missing: Sequence[str]) -> list[str]:
+    """What is not decided, in one line."""
+    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return [f"not measured: {missing[0].rstrip(': ')}{more}"] if missing else []

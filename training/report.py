@@ -35,8 +35,8 @@ COSTS = {
 SCATTERS = (("clip_t", "dino"), ("clip_t", "clip_i"), ("clip_t", "seg_dino"))
 CURVES = {
     "w2": "W2 to the foundation's pictures of the class (64 principal components)",
-    "fisher": "latent Fisher divergence under prompts without the subject", "clip_t": "CLIP-T", "clip_i": "CLIP-I",
-    "dino": "DINO",
+    "fisher": "latent Fisher divergence under prompts without the subject", "clip_t": "CLIP-T", "seg_dino": "Seg-DINO",
+    "clip_i": "CLIP-I", "dino": "DINO",
 }  # fmt: skip
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2em auto;max-width:1200px;padding:0 1em;color:#222}
 table{border-collapse:collapse;font-size:13px;display:block;overflow-x:auto;white-space:nowrap}
@@ -171,13 +171,19 @@ def _costs(results: Mapping[str, Any]) -> str:
 
 
 def _curves(results: Mapping[str, Any]) -> str:
-    plots = []
+    plots = [image(picture, title) for title, picture in curves(results).items()]
+    return f"<h2>More training steps</h2>{''.join(plots)}" if plots else ""
+
+
+def curves(results: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Title -> plot (H, W, 3) of a metric along the training, of those that any method was followed by."""
+    plots, names = {}, sorted(results["curves"], key=lambda name: name == "foundation")  # a colour a method
     for metric, title in CURVES.items():
-        series = {name: along(found, metric) for name, found in results["curves"].items()}
+        series = {name: along(results["curves"][name], metric) for name in names}
         series = {name: line for name, line in series.items() if line}
         if any(len(line) > 1 for line in series.values()):
-            plots.append(image(charts.lines(series, "training steps", title), title))
-    return f"<h2>More training steps</h2>{''.join(plots)}" if plots else ""
+            plots[title] = charts.lines(series, "training steps", title)
+    return plots
 
 
 def along(found: Mapping[str, Mapping[str, Mapping[str, float]]], metric: str) -> list[tuple[float, float]]:
@@ -208,10 +214,9 @@ def _claims(results: Mapping[str, Any]) -> str:
     kinds = {"reproduced": "reproduced", "not reproduced": "not"}
     rows = []
     for claim in results["claims"]:
-        verdict = (
-            f'<span class="{kinds.get(claim["verdict"], "open")}">{escape(claim["verdict"])}</span>{holding(claim)}'
-        )
-        found = "<br>".join(escape(line) for line in findings(claim))
+        kind, held = kinds.get(claim["verdict"], "open"), comparison.holding(claim)
+        verdict = f'<span class="{kind}">{escape(claim["verdict"])}</span>{held}'
+        found = "<br>".join(escape(line) for line in comparison.findings(claim))
         cells = [str(claim["number"]), escape(claim["paper"]), escape(claim["text"]), escape(claim["where"]), found]
         rows.append("<tr>" + "".join(f'<td class="text">{c}</td>' if i in (2, 4) else f"<td>{c}</td>"
                                      for i, c in enumerate([*cells, verdict])) + "</tr>")  # fmt: skip
@@ -222,25 +227,6 @@ def _claims(results: Mapping[str, Any]) -> str:
         "measured stays open.</p>"
     )
     return f"<h2>What the papers claim</h2>{note}<table><tr>{heads}</tr>{''.join(rows)}</table>"
-
-
-def findings(claim: Mapping[str, Any]) -> list[str]:
-    """What was measured of a claim, each marked by whether it holds, what is open, and the note."""
-    marks = ["✓ " if holds else "✗ " for holds in claim.get("holds", [])] or [""] * len(claim["found"])
-    told = [mark + text for mark, text in zip(marks, claim["found"], strict=True)]
-    return [line for line in (*told, *_open(claim.get("open", [])), claim.get("note", "")) if line]
-
-
-def holding(claim: Mapping[str, Any]) -> str:
-    """Of a claim that is not reproduced: how many of its findings hold."""
-    held = claim.get("holds", [])
-    return f": {sum(held)} of {len(held)} hold" if claim["verdict"] == "not reproduced" and len(held) > 1 else ""
-
-
-def _open(missing: Sequence[str]) -> list[str]:
-    """What is not decided, in one line."""
-    more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return [f"not measured: {missing[0].rstrip(': ')}{more}"] if missing else []
 
 
 def _tuning(results: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..core import files
 from . import charts, comparison, report
 from .comparison import told
@@ -26,6 +28,7 @@ class Config:
         methods: rows to show, in this order; all that were measured by default.
         out: file to write the table to, too.
         plot: PNG of likeness against faith to the prompt to write.
+        curves: PNG of the metrics along the training to write.
         claims: Markdown file to write the papers' claims to, with what was measured of each.
     """
 
@@ -33,6 +36,7 @@ class Config:
     methods: tuple[str, ...] = ()
     out: Path | None = None
     plot: Path | None = None
+    curves: Path | None = None
     claims: Path | None = None
 
 
@@ -53,6 +57,8 @@ def run(config: Config) -> str:
         files.write_atomically(config.plot, plot(results, names))
     if config.out is not None:
         files.write_atomically(config.out, f"{text}\n".encode())
+    if config.curves is not None:
+        files.write_atomically(config.curves, curves(results))
     if config.claims is not None:
         files.write_atomically(config.claims, claims(results).encode())
     return text
@@ -72,6 +78,22 @@ def table(results: Mapping[str, Any], names: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def curves(results: Mapping[str, Any], shown: int = 4) -> bytes:
+    """PNG of the first plots of more training steps, two beside each other.
+
+    Raises:
+        ValueError: nothing was followed along its training.
+    """
+    from .data.photos import png
+
+    plots = list(report.curves(results).values())[:shown]
+    if not plots:
+        raise ValueError("curves: none were measured; run python benchmarks/evidence --parts curves")
+    rows = [torch.cat([*plots[i : i + 2], *[torch.ones_like(plots[0])] * (i + 2 > len(plots))], 1)
+            for i in range(0, len(plots), 2)]  # fmt: skip
+    return png(torch.cat(rows).permute(2, 0, 1))
+
+
 def claims(results: Mapping[str, Any]) -> str:
     """A page of the papers' claims as Markdown: verdict, and each number with whether it holds.
 
@@ -84,8 +106,8 @@ def claims(results: Mapping[str, Any]) -> str:
     lines = ["# What the papers claim", "", ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + ".", ""]
     lines += ["| | paper | claim | verdict | measured here |", "|---|---|---|---|---|"]
     for claim in results["claims"]:
-        source, verdict = f"{claim['paper']}, {claim['where']}", claim["verdict"] + report.holding(claim)
-        cells = (str(claim["number"]), source, claim["text"], verdict, "<br>".join(report.findings(claim)))
+        source, verdict = f"{claim['paper']}, {claim['where']}", claim["verdict"] + comparison.holding(claim)
+        cells = (str(claim["number"]), source, claim["text"], verdict, "<br>".join(comparison.findings(claim)))
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 

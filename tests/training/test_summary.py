@@ -6,7 +6,7 @@ import pytest
 import torch
 from likeness.cli import main
 from likeness.core.metrics.similarity import paired_bootstrap
-from likeness.training import comparison, summary
+from likeness.training import comparison, report, summary
 from likeness.training.data.photos import decode
 
 
@@ -59,6 +59,23 @@ def test_the_plot_shows_methods_with_both_metrics(results, tmp_path, capsys):
 def test_the_table_is_written_too(results, tmp_path):
     out = tmp_path / "table.md"
     assert summary.run(summary.Config(results, out=out)) + "\n" == out.read_text()
+
+
+def test_curves_are_drawn_side_by_side(results, tmp_path):
+    out, found = tmp_path / "curves.png", json.loads(results.read_text())
+    with pytest.raises(ValueError, match="curves: none were measured"):
+        summary.run(summary.Config(results, curves=out))
+    values = dict.fromkeys(("w2", "clip_t", "seg_dino"), 1.0)
+    found["curves"] = {"A": {"cat 0": {"100": values, "500": dict.fromkeys(values, 2.0)}}}
+    results.write_text(json.dumps(found))
+    summary.run(summary.Config(results, curves=out))
+    plots = list(report.curves(found).values())
+    height, width, _ = plots[0].shape
+    drawn = decode(out.read_bytes())
+    assert len(plots) == 3 and drawn.shape == (3, 2 * height, 2 * width)
+    for i, plot in enumerate([*plots, torch.ones_like(plots[0])]):  # nothing in the fourth place
+        y, x = i // 2 * height, i % 2 * width
+        assert (drawn[:, y : y + height, x : x + width] - plot.permute(2, 0, 1)).abs().max() < 1 / 200
 
 
 def test_claims_show_what_holds(results, tmp_path):
