@@ -39,6 +39,7 @@ from torch import Tensor
 SHOWN = ("car", "teapot")
 STEPS, WEIGHT = 25, 5.0
 GUIDE = Guidance(steps=5)
+TURN = 30.0  # most degrees that a photo is turned by, as in Align Reference: else subjects end upside down
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)
 FINE_TUNE = loop.Settings(steps=200, lr=1e-4, every=100)
 
@@ -113,8 +114,9 @@ def tuned(case_name: str, word: str) -> DiffusersDenoiser:
 
 
 def method(name: str, row: Row, steps: int) -> Method:
+    led = f"{GUIDE} {TURN}"
     settings = (
-        f"{model()[1]} {STEPS} {WEIGHT} {row} {steps} {GUIDE if row.led else ''} {FINE_TUNE if row.fine_tuned else ''}"
+        f"{model()[1]} {STEPS} {WEIGHT} {row} {steps} {led if row.led else ''} {FINE_TUNE if row.fine_tuned else ''}"
     )
     return Method(name, settings, lambda case: drawer(case, row, steps))
 
@@ -167,7 +169,7 @@ class References:
         images, masks = [], []
         for picture, mask in zip(plain[found], seen[found]):
             best, _ = pick(self.dino, picture[None], self.case.images, mask[None], self.case.masks[:, 0])
-            moved = align(self.case.masks[best], mask[None])
+            moved = align(self.case.masks[best], mask[None], max_angle=TURN)
             size = (picture.shape[-2], picture.shape[-1])
             images.append(moved.apply(self.case.images[best : best + 1], size))
             masks.append(moved.apply(self.case.masks[best], size))

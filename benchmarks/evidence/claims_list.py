@@ -125,7 +125,10 @@ CLAIMS = (
           "less like the subject than Textual Inversion: the row Infusion, SNR"),
     Claim(3, I, "keeps the diversity of the subject's class however long it trains; LoRA, Custom Diffusion and Textual "
           "Inversion lose it", "Figure 9",
-          together(ends_below(I, RIVALS, "w2", "W2"), *(grows(name, "w2", "W2") for name in RIVALS))),
+          together(ends_below(I, RIVALS, "w2", "W2"), *(grows(name, "w2", "W2") for name in RIVALS)),
+          "Textual Inversion hardly drifts here: its one vector is where it stays after 100 steps, Seg-DINO 0.92 of "
+          "the cat and 0.38 of the robot then and 0.94 and 0.41 at 2000, while Infusion goes from 0.37 and 0.32 to "
+          "0.78 and 0.60; two samples of the foundation are 7.5 and 6.8 apart"),
     Claim(4, I, "leaves prompts without the subject alone; others drift further from the foundation with training",
           "Figure 10", together(zero(I, "fisher", FISHER), *(grows(n, "fisher", FISHER) for n in RIVALS[:2]))),
     Claim(5, I, "still follows prompts after many training steps", "Figure 11", falls_less(I, RIVALS, "clip_t")),
@@ -154,7 +157,9 @@ CLAIMS = (
           "DreamBooth alone is at a DINO of 0.85 where two pictures of the subject in two places have 0.92, so little "
           "is left to gain; of the four subjects that are led, three gain"),
     Claim(13, H, "more steps of tuning follow prompts less", "section 4",
-          grows("Textual Inversion", "clip_t", "CLIP-T", -1)),
+          grows("Textual Inversion", "clip_t", "CLIP-T", -1),
+          "its one vector has learned what it can after 100 steps: Seg-DINO 0.92 of the cat and 0.38 of the robot "
+          "then, 0.94 and 0.41 at 2000"),
     Claim(14, H, "more optimisation steps of the guidance resemble the photo more; early guidance changes the "
           "structure, late guidance harms", "section 3.3",
           together(from_file("hifi.json", _more_steps), from_file("hifi.json", _when)),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grid import Case, Method
-from hifi_ablation import GUIDE, TABLE
+from hifi_ablation import GUIDE, TABLE, TURN
 from likeness.core import files
 from likeness.core.toffee import tokens
 from likeness.core.toffee.matching import SHARE, THRESHOLD
@@ -153,7 +153,7 @@ def _infusions(recipe: Recipe) -> list[Entry]:
 def _hifi(bench: Bench, dreambooth: Recipe) -> list[Entry]:
     steps = bench.most(HIFI_STEPS if bench.name == "demo" else 1000)
     table = {name: replace(row, timesteps=bench.most(row.timesteps)) for name, row in TABLE.items()}
-    led = f"{GUIDE} {named(bench.segmenter)} {named(bench.models.dino)}"  # what guidance reads
+    led = f"{GUIDE} {TURN} {named(bench.segmenter)} {named(bench.models.dino)}"  # what guidance reads
     rows = [
         Entry(f"HiFi: {name.removeprefix('+ ')}", "ours", partial(ours.learned_rows, row=row, steps=steps),
               f"{row} {ours.learn_of(row, steps)} {led if row.led else ''}",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from grid import Case
-from hifi_ablation import GUIDE, Row
+from hifi_ablation import GUIDE, TURN, Row
 from likeness.core import controlnet, files
 from likeness.core.demo import MODEL
 from likeness.core.denoiser import guided
@@ -143,7 +143,7 @@ def laid(
     found = (seen > 0.5).flatten(1).float().mean(1) > 0.01
     for picture, mask in zip(drawn[found], seen[found]):
         best, _ = pick(bench.models.dino, picture[None], case.images, mask[None], case.masks[:, 0])
-        moved = align(case.masks[best], mask[None])
+        moved = align(case.masks[best], mask[None], max_angle=TURN)
         size = (picture.shape[-2], picture.shape[-1])
         images.append(moved.apply(case.images[best : best + 1], size))
         masks.append(moved.apply(case.masks[best], size))
